@@ -1,0 +1,127 @@
+//! Users, tokens and the log of what happened to them.
+
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, string, text, text_null, timestamp_with_time_zone, uuid, uuid_null},
+    schema::{binary_null, timestamp_with_time_zone_null},
+};
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[derive(DeriveIden)]
+enum Users {
+    Table,
+    UserId,
+    DeletedAt,
+}
+
+#[derive(DeriveIden)]
+enum Tokens {
+    Table,
+    Id,
+    UserId,
+    Name,
+    SecretHash,
+    TagKeyId,
+    Tag,
+    Scopes,
+    CreatedAt,
+    ExpiresAt,
+    LastUsedAt,
+    RevokedAt,
+    RevokeReason,
+}
+
+#[derive(DeriveIden)]
+enum TokenEvents {
+    Table,
+    Id,
+    At,
+    Kind,
+    TokenId,
+    UserId,
+    Actor,
+    Reason,
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(users()).await?;
+        manager.create_table(tokens()).await?;
+        manager.create_index(tokens_name()).await?;
+        manager.create_index(tokens_page()).await?;
+        manager.create_table(token_events()).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in [TokenEvents::Table.into_iden(), Tokens::Table.into_iden(), Users::Table.into_iden()] {
+            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn users() -> TableCreateStatement {
+    Table::create()
+        .table(Users::Table)
+        .col(text(Users::UserId).primary_key())
+        .col(timestamp_with_time_zone_null(Users::DeletedAt))
+        .to_owned()
+}
+
+fn tokens() -> TableCreateStatement {
+    Table::create()
+        .table(Tokens::Table)
+        .col(uuid(Tokens::Id).primary_key())
+        .col(text(Tokens::UserId))
+        .col(text(Tokens::Name))
+        .col(text(Tokens::SecretHash))
+        .col(text_null(Tokens::TagKeyId))
+        .col(binary_null(Tokens::Tag))
+        .col(text(Tokens::Scopes))
+        .col(timestamp_with_time_zone(Tokens::CreatedAt))
+        .col(timestamp_with_time_zone_null(Tokens::ExpiresAt))
+        .col(timestamp_with_time_zone_null(Tokens::LastUsedAt))
+        .col(timestamp_with_time_zone_null(Tokens::RevokedAt))
+        .col(text_null(Tokens::RevokeReason))
+        .foreign_key(ForeignKey::create().from(Tokens::Table, Tokens::UserId).to(Users::Table, Users::UserId))
+        .to_owned()
+}
+
+fn tokens_name() -> IndexCreateStatement {
+    Index::create()
+        .name("tokens_name")
+        .table(Tokens::Table)
+        .col(Tokens::UserId)
+        .col(Tokens::Name)
+        .unique()
+        .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        .to_owned()
+}
+
+/// Serves a page of a user's list from one index range, however many deleted tokens the user has.
+fn tokens_page() -> IndexCreateStatement {
+    Index::create()
+        .name("tokens_page")
+        .table(Tokens::Table)
+        .col(Tokens::UserId)
+        .col(Tokens::Id)
+        .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        .to_owned()
+}
+
+/// `id` grows in the order in which it is handed out, on both databases; replicas tail the table by it.
+fn token_events() -> TableCreateStatement {
+    Table::create()
+        .table(TokenEvents::Table)
+        .col(big_integer(TokenEvents::Id).auto_increment().primary_key())
+        .col(timestamp_with_time_zone(TokenEvents::At))
+        .col(string(TokenEvents::Kind))
+        .col(uuid_null(TokenEvents::TokenId))
+        .col(text(TokenEvents::UserId))
+        .col(text(TokenEvents::Actor))
+        .col(text_null(TokenEvents::Reason))
+        .to_owned()
+}

@@ -1,0 +1,444 @@
+//! Every setting: its name, its default and what is allowed.
+//!
+//! A setting comes from its flag, else from its `LATCHKEY_*` environment variable, else from the TOML file, else from
+//! its default. The file's keys are the flags' names with underscores; its values take the place of the defaults, so
+//! one declaration serves all four.
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Command, Parser, ValueEnum};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    store::{DatabaseUrl, PoolLimits},
+    token::{HashLimits, Prefix},
+};
+
+/// Settings of `latchkey serve`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Address of the gRPC listener.
+    #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub grpc_addr: SocketAddr,
+
+    /// Listen on an address that is not loopback although callers are not authenticated and nothing is encrypted.
+    #[arg(long, env = "LATCHKEY_INSECURE")]
+    pub insecure: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseConfig,
+
+    /// What each token begins with: 2 to 16 lower-case letters and digits, a letter first. Tokens with another prefix
+    /// are not recognised: never change it while tokens are in use.
+    #[arg(long, env = "LATCHKEY_TOKEN_PREFIX", value_name = "PREFIX", default_value = "pat")]
+    pub token_prefix: Prefix,
+
+    /// How many live tokens a user may have: 1 to 100000.
+    #[arg(long, env = "LATCHKEY_MAX_TOKENS_PER_USER", value_name = "COUNT", default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_tokens_per_user: u32,
+
+    /// File with the keys of the tags that spare argon2 at validation. Default: with SQLite, keyring.toml in the data
+    /// folder, made at the first start; else none, and each first validation runs argon2.
+    #[arg(long, env = "LATCHKEY_KEY_RING", value_name = "FILE")]
+    pub key_ring: Option<PathBuf>,
+
+    /// Memory of one argon2id run in KiB: 8 to 1048576. The defaults of the three costs are those of the OWASP
+    /// Password Storage Cheat Sheet.
+    #[arg(long, env = "LATCHKEY_ARGON2_MEMORY_KIB", value_name = "KIB", default_value_t = 19_456,
+        value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub argon2_memory_kib: u32,
+
+    /// Passes of one argon2id run: 1 to 100.
+    #[arg(long, env = "LATCHKEY_ARGON2_ITERATIONS", value_name = "COUNT", default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub argon2_iterations: u32,
+
+    /// How many argon2id runs may be under way at once: 1 to 256. Default: the number of cores.
+    #[arg(long, env = "LATCHKEY_ARGON2_CONCURRENCY", value_name = "COUNT",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub argon2_concurrency: Option<u16>,
+
+    /// How many more may wait for argon2id: 0 to 10000. Further ones are told to come back later.
+    #[arg(long, env = "LATCHKEY_ARGON2_QUEUE", value_name = "COUNT", default_value_t = 256,
+        value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub argon2_queue: u16,
+
+    /// How long a call may take: 100ms to 5m. A caller may ask for less.
+    #[arg(long, env = "LATCHKEY_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s",
+        value_parser = duration::<100, 300_000>)]
+    pub request_timeout: Duration,
+
+    /// How many calls may be under way at once: 1 to 100000. Further ones are told to come back later.
+    #[arg(long, env = "LATCHKEY_MAX_CONCURRENT_REQUESTS", value_name = "COUNT", default_value_t = 1_024,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_concurrent_requests: u32,
+
+    /// How many calls may be under way at once on one connection: 1 to 10000.
+    #[arg(long, env = "LATCHKEY_MAX_STREAMS", value_name = "COUNT", default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_streams: u32,
+
+    /// How often it is written down when tokens were last used: 1s to 1h.
+    #[arg(long, env = "LATCHKEY_LAST_USED_INTERVAL", value_name = "DURATION", default_value = "30s",
+        value_parser = duration::<1_000, 3_600_000>)]
+    pub last_used_interval: Duration,
+
+    /// How long calls under way may go on after SIGTERM or SIGINT: 0s to 10m.
+    #[arg(long, env = "LATCHKEY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s",
+        value_parser = duration::<0, 600_000>)]
+    pub shutdown_grace: Duration,
+}
+
+/// Settings of every command that opens the database.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseConfig {
+    /// TOML file with settings, named as the flags are, with underscores: grpc_addr = "127.0.0.1:50051".
+    #[arg(long, env = "LATCHKEY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Folder of the embedded database and its key ring; made when it is missing.
+    #[arg(long, env = "LATCHKEY_DATA_DIR", value_name = "FOLDER", default_value = "data")]
+    pub data_dir: PathBuf,
+
+    /// sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE. Default: latchkey.db in the data folder.
+    #[arg(long, env = "LATCHKEY_DATABASE_URL", value_name = "URL", hide_env_values = true,
+        value_parser = secret)]
+    pub database_url: Option<SecretString>,
+
+    /// Connections to the database at most: 1 to 1000.
+    #[arg(long, env = "LATCHKEY_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub database_connections: u32,
+
+    /// How long a connection, a lock or a statement of the database may take: 100ms to 1m.
+    #[arg(long, env = "LATCHKEY_DATABASE_TIMEOUT", value_name = "DURATION", default_value = "5s",
+        value_parser = duration::<100, 60_000>)]
+    pub database_timeout: Duration,
+
+    /// What is logged, to standard error: off, error, warn, info, debug or trace, or a filter such as
+    /// "info,latchkey=debug".
+    #[arg(long, env = "LATCHKEY_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "LATCHKEY_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag, variable or command is wrong; or help was asked for. Says what is allowed.
+    #[error("{0}")]
+    Arguments(#[from] clap::Error),
+    /// A value of the file is wrong.
+    #[error("{file}: {fault}")]
+    FileValue {
+        /// The file.
+        file: PathBuf,
+        /// The fault, as of a flag.
+        fault: clap::Error,
+    },
+    /// The file cannot be read.
+    #[error("config (LATCHKEY_CONFIG) names {file}, which cannot be read: {fault}")]
+    FileRead {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        fault: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{file}: is not TOML: fault near line {line}")]
+    FileForm {
+        /// The file.
+        file: PathBuf,
+        /// The line of the fault, from 1.
+        line: usize,
+    },
+    /// The file has a key that is no setting.
+    #[error("{file}: {key:?} is no setting; the settings are {known}")]
+    FileKey {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What it could have been.
+        known: String,
+    },
+    /// A value of the file is a table, a list or a date.
+    #[error("{file}: {key:?} must be a text, a number or true or false")]
+    FileType {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// The database's URL is wrong; it may hold a password and is not shown.
+    #[error("--database-url (LATCHKEY_DATABASE_URL) {0}")]
+    DatabaseUrl(#[from] crate::store::DatabaseUrlFault),
+    /// The address can be reached from elsewhere, and nothing protects it.
+    #[error(
+        "--grpc-addr (LATCHKEY_GRPC_ADDR) is {0}, which is not loopback, and callers are not authenticated; \
+         listen on 127.0.0.1 or [::1], or set --insecure (LATCHKEY_INSECURE=true) where something else keeps \
+         strangers out"
+    )]
+    Exposed(SocketAddr),
+}
+
+impl Config {
+    /// Settings from arguments as of `latchkey serve`, the environment and the file.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConfigError`].
+    pub fn parse_from<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, ConfigError> {
+        #[derive(Parser)]
+        struct Serve {
+            #[command(flatten)]
+            config: Config,
+        }
+        parse::<Serve, _>(arguments, |serve| serve.config.database.config.clone()).map(|serve| serve.config)
+    }
+
+    /// Checks what no setting alone can tell.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Exposed`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.grpc_addr.ip().is_loopback() || self.insecure {
+            Ok(())
+        } else {
+            Err(ConfigError::Exposed(self.grpc_addr))
+        }
+    }
+
+    /// What a hash costs and how many may be under way.
+    pub fn hash_limits(&self) -> HashLimits {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        HashLimits {
+            memory_kib: self.argon2_memory_kib,
+            iterations: self.argon2_iterations,
+            parallelism: 1,
+            concurrency: self.argon2_concurrency.map_or_else(cores, usize::from),
+            queue: usize::from(self.argon2_queue),
+        }
+    }
+}
+
+impl DatabaseConfig {
+    /// Where the database is.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::DatabaseUrl`].
+    pub fn url(&self) -> Result<DatabaseUrl, ConfigError> {
+        let url = match &self.database_url {
+            Some(url) => url.expose_secret().parse(),
+            None => format!("sqlite://{}", self.data_dir.join("latchkey.db").display()).parse(),
+        };
+        Ok(url?)
+    }
+
+    /// How much of the database is used at once.
+    pub fn pool_limits(&self) -> PoolLimits {
+        PoolLimits { connections: self.database_connections, timeout: self.database_timeout }
+    }
+}
+
+/// Parses a command line whose settings may stand in the file that `file` finds in it.
+///
+/// # Errors
+///
+/// See [`ConfigError`].
+pub fn parse<C: Parser, T: Into<OsString> + Clone>(
+    arguments: impl IntoIterator<Item = T>,
+    file: impl FnOnce(&C) -> Option<PathBuf>,
+) -> Result<C, ConfigError> {
+    let arguments: Vec<T> = arguments.into_iter().collect();
+    let parsed = C::try_parse_from(arguments.iter().cloned())?;
+    let Some(file) = file(&parsed) else {
+        return Ok(parsed);
+    };
+    // The arguments alone are good: what is wrong from here on is the file.
+    let command = with_defaults(C::command(), &read_file(&file)?);
+    command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .map_err(|fault| ConfigError::FileValue { file, fault })
+}
+
+/// The keys and values of the file, each key a setting's.
+fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    let text =
+        fs::read_to_string(file).map_err(|fault| ConfigError::FileRead { file: file.to_owned(), fault })?;
+    let table: toml::Table = text.parse().map_err(|fault: toml::de::Error| {
+        // Of the fault only the place: its message may quote a password.
+        let start = fault.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+        ConfigError::FileForm { file: file.to_owned(), line }
+    })?;
+    let known = Config::augment_args(Command::new("serve"));
+    let known: Vec<&str> =
+        known.get_arguments().map(|setting| setting.get_id().as_str()).filter(|id| *id != "config").collect();
+    let setting = |(key, value): (String, toml::Value)| {
+        if !known.contains(&key.as_str()) {
+            return Err(ConfigError::FileKey { file: file.to_owned(), key, known: known.join(", ") });
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+            _ => return Err(ConfigError::FileType { file: file.to_owned(), key }),
+        };
+        Ok((key, value))
+    };
+    table.into_iter().map(setting).collect()
+}
+
+/// The command and its subcommands with other defaults.
+fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command {
+    for (key, value) in defaults {
+        if command.get_arguments().any(|setting| setting.get_id() == key.as_str()) {
+            command = command.mut_arg(key, |setting| setting.default_value(value.clone()));
+        }
+    }
+    command.mut_subcommands(|inner| with_defaults(inner, defaults))
+}
+
+fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
+}
+
+/// A time span such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
+fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
+    let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+    match humantime::parse_duration(text) {
+        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
+        Ok(_) => Err(format!(
+            "must be from {} to {}",
+            humantime::format_duration(min),
+            humantime::format_duration(max)
+        )),
+        Err(fault) => Err(format!("is no time span such as 250ms, 5s or 1m: {fault}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
+        Config::parse_from(std::iter::once("serve").chain(arguments.iter().copied()))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    #[test]
+    fn defaults_are_those_relied_on_from_outside() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.grpc_addr, "127.0.0.1:50051".parse().unwrap());
+        assert_eq!(config.database.data_dir, Path::new("data"));
+        assert_eq!(config.max_tokens_per_user, 50);
+        assert_eq!(config.token_prefix.to_string(), "pat");
+        let cost = config.hash_limits();
+        assert_eq!((cost.memory_kib, cost.iterations, cost.parallelism), (19_456, 2, 1));
+        let DatabaseUrl::Sqlite(file) = config.database.url().unwrap() else { panic!("not SQLite") };
+        assert_eq!(file.get_filename(), Path::new("data/latchkey.db"));
+    }
+
+    #[test]
+    fn a_flag_outweighs_the_file_and_the_file_the_default() {
+        let file = file(
+            "max_tokens_per_user = 7\nrequest_timeout = \"3s\"\ninsecure = true\ngrpc_addr = \"0.0.0.0:1\"",
+        );
+        let path = file.path().to_str().unwrap();
+        let config = parse(&["--config", path, "--request-timeout", "4s"]).unwrap();
+        assert_eq!(config.max_tokens_per_user, 7);
+        assert_eq!(config.request_timeout, Duration::from_secs(4));
+        assert!(config.insecure);
+        assert_eq!(config.argon2_queue, 256);
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_value_and_what_is_allowed() {
+        for (arguments, said) in [
+            (["--max-tokens-per-user", "0"], &["'0'", "--max-tokens-per-user", "1..=100000"][..]),
+            (["--request-timeout", "1d"], &["'1d'", "--request-timeout", "from 100ms to 5m"]),
+            (["--request-timeout", "soon"], &["'soon'", "no time span such as"]),
+            (["--token-prefix", "Pat"], &["'Pat'", "--token-prefix", "2 to 16 lower-case letters"]),
+            (["--grpc-addr", "localhost"], &["'localhost'", "--grpc-addr"]),
+            (["--log-format", "xml"], &["'xml'", "auto, text, json"]),
+            (["--config", "/nowhere.toml"], &["LATCHKEY_CONFIG", "/nowhere.toml", "No such file"]),
+        ] {
+            let fault = parse(&arguments).unwrap_err().to_string();
+            assert!(said.iter().all(|part| fault.contains(part)), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_fault() {
+        for (text, said) in [
+            ("max_tokens_per_user = 0", &["'0'", "--max-tokens-per-user", "1..=100000"][..]),
+            ("max_tokens = 5", &["\"max_tokens\" is no setting", "max_tokens_per_user"]),
+            ("grpc_addr = [1]", &["\"grpc_addr\" must be a text"]),
+            ("\n\ndatabase_url = postgres://u:hunter2@h/d", &["fault near line 3"]),
+        ] {
+            let file = file(text);
+            let fault = parse(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
+            assert!(said.iter().all(|part| fault.contains(part)), "{fault}");
+            assert!(fault.contains(file.path().to_str().unwrap()), "{fault}");
+            assert!(!fault.contains("hunter2"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in ["mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d", "hunter2"] {
+            let config = parse(&["--database-url", url]).unwrap();
+            assert!(!format!("{config:?}").contains("hunter2"));
+            let fault = config.database.url().err().unwrap().to_string();
+            assert!(fault.contains("LATCHKEY_DATABASE_URL") && fault.contains("postgres://USER"), "{fault}");
+            assert!(!fault.contains("hunter2"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_strangers_needs_insecure() {
+        for (address, good) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+        ] {
+            assert_eq!(parse(&["--grpc-addr", address]).unwrap().check().is_ok(), good, "{address}");
+            assert!(parse(&["--grpc-addr", address, "--insecure"]).unwrap().check().is_ok());
+        }
+    }
+}

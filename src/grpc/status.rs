@@ -1,0 +1,81 @@
+//! Errors as gRPC tells them: a code, a sentence, and details of google.rpc (AIP-193).
+
+use std::{collections::HashMap, fmt::Display, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::{registry::RegistryError, store::StoreError, token::HashError};
+
+/// The domain of every ErrorInfo.
+const DOMAIN: &str = "latchkey.v1";
+/// When it is worth asking again after a failure, and after an overload.
+const RETRY_FAILURE: Duration = Duration::from_secs(1);
+const RETRY_OVERLOAD: Duration = Duration::from_millis(500);
+
+/// Collects what is wrong with a request, field by field.
+#[derive(Debug, Default)]
+pub(super) struct Violations(Vec<FieldViolation>);
+
+impl Violations {
+    /// The value, or a note that `field` is at fault.
+    pub(super) fn check<T, E: Display>(&mut self, field: &str, checked: Result<T, E>) -> Option<T> {
+        checked.map_err(|fault| self.0.push(FieldViolation::new(field, fault.to_string()))).ok()
+    }
+
+    /// INVALID_ARGUMENT with all that is at fault.
+    pub(super) fn into_status(self) -> Status {
+        let faults: Vec<String> =
+            self.0.iter().map(|fault| format!("{} {}", fault.field, fault.description)).collect();
+        Status::with_error_details(
+            Code::InvalidArgument,
+            faults.join("; "),
+            ErrorDetails::with_bad_request(self.0),
+        )
+    }
+}
+
+/// RESOURCE_EXHAUSTED: come back soon.
+pub(super) fn overloaded() -> Status {
+    let details = ErrorDetails::with_retry_info(Some(RETRY_OVERLOAD));
+    Status::with_error_details(
+        Code::ResourceExhausted,
+        "the service has too much to do; try again later",
+        details,
+    )
+}
+
+impl From<RegistryError> for Status {
+    fn from(fault: RegistryError) -> Self {
+        let message = fault.to_string();
+        match fault {
+            RegistryError::NameTaken => with_reason(Code::AlreadyExists, message, "NAME_TAKEN"),
+            RegistryError::UserDeleted => with_reason(Code::FailedPrecondition, message, "USER_DELETED"),
+            RegistryError::NotFound => with_reason(Code::NotFound, message, "TOKEN_NOT_FOUND"),
+            RegistryError::TooManyTokens { .. } => {
+                let details = ErrorDetails::with_quota_failure_violation("live tokens of a user", &message);
+                Status::with_error_details(Code::ResourceExhausted, message, details)
+            }
+            RegistryError::Hash(HashError::Busy) => overloaded(),
+            RegistryError::Store(StoreError::Unavailable(_) | StoreError::Timeout | StoreError::File(_)) => {
+                tracing::warn!(fault = message, "a call failed");
+                let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
+                Status::with_error_details(
+                    Code::Unavailable,
+                    "the database is out of reach; try again later",
+                    details,
+                )
+            }
+            RegistryError::Hash(_)
+            | RegistryError::Randomness
+            | RegistryError::Store(StoreError::Duplicate | StoreError::Refused(_)) => {
+                tracing::error!(fault = message, "a call failed");
+                Status::internal("the service failed; its log says why")
+            }
+        }
+    }
+}
+
+fn with_reason(code: Code, message: String, reason: &str) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+}

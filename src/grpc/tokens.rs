@@ -1,0 +1,177 @@
+//! `latchkey.v1.TokenService`: protobuf to the registry's types and back.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use prost_types::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{page_token, status::Violations};
+use crate::{
+    proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
+    registry::{Issued, Reason, TokenRegistry, Verdict, Wanted},
+    token::{self, Expiry, Prefix, Scope, ScopeFault, Scopes, Token, TokenName},
+};
+
+/// The service over a registry.
+#[derive(Clone, Debug)]
+pub(super) struct Tokens {
+    pub(super) registry: Arc<TokenRegistry>,
+}
+
+/// How many tokens a page has when the request does not say, and at most.
+const PAGE_DEFAULT: u32 = 50;
+const PAGE_MAX: u32 = 200;
+
+#[tonic::async_trait]
+impl TokenService for Tokens {
+    async fn create_token(
+        &self,
+        request: Request<pb::CreateTokenRequest>,
+    ) -> Result<Response<pb::CreateTokenResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let user_id = violations.check("user_id", request.user_id.parse());
+        let name = violations.check("name", TokenName::parse(&request.name));
+        let scopes = check_scopes(&mut violations, "scopes", &request.scopes);
+        let expiry =
+            request.expire_time.map(|at| Expiry::parse(at.seconds, at.nanos, token::now())).transpose();
+        let expiry = violations.check("expire_time", expiry);
+        let (Some(user_id), Some(name), Some(scopes), Some(expiry)) = (user_id, name, scopes, expiry) else {
+            return Err(violations.into_status());
+        };
+
+        let Issued { token, secret } = self.registry.issue(Wanted { user_id, name, scopes, expiry }).await?;
+        Ok(Response::new(pb::CreateTokenResponse {
+            token: Some(to_proto(token, self.registry.prefix())),
+            secret: secret.expose_secret().to_owned(),
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let user = violations.check("user_id", request.user_id.parse());
+        let size = violations.check("page_size", page_size(request.page_size));
+        let before = match &user {
+            Some(user) if !request.page_token.is_empty() => {
+                let place = page_token::decode(user, &request.page_token);
+                violations.check("page_token", place.map(Some).ok_or(BAD_PAGE_TOKEN))
+            }
+            _ => Some(None),
+        };
+        let (Some(user), Some(size), Some(before)) = (user, size, before) else {
+            return Err(violations.into_status());
+        };
+
+        let page = self.registry.list(&user, before, size).await?;
+        let prefix = self.registry.prefix();
+        Ok(Response::new(pb::ListTokensResponse {
+            tokens: page.tokens.into_iter().map(|token| to_proto(token, prefix)).collect(),
+            next_page_token: page.next.map(|id| page_token::encode(&user, id)).unwrap_or_default(),
+        }))
+    }
+
+    async fn delete_token(
+        &self,
+        request: Request<pb::DeleteTokenRequest>,
+    ) -> Result<Response<pb::DeleteTokenResponse>, Status> {
+        let request = request.into_inner();
+        let mut violations = Violations::default();
+        let user = violations.check("user_id", request.user_id.parse());
+        let id = violations.check("token_id", token_id(&request.token_id));
+        let (Some(user), Some(id)) = (user, id) else {
+            return Err(violations.into_status());
+        };
+
+        self.registry.revoke(&user, id).await?;
+        Ok(Response::new(pb::DeleteTokenResponse {}))
+    }
+
+    async fn validate_token(
+        &self,
+        request: Request<pb::ValidateTokenRequest>,
+    ) -> Result<Response<pb::ValidateTokenResponse>, Status> {
+        let request = request.into_inner();
+        let secret = SecretString::from(request.secret);
+        let mut violations = Violations::default();
+        let required = check_scopes(&mut violations, "required_scopes", &request.required_scopes);
+        let Some(required) = required else {
+            return Err(violations.into_status());
+        };
+
+        let outcome = match self.registry.validate(secret.expose_secret(), &required).await? {
+            Verdict::Valid(token) => Outcome::Valid(to_proto(token, self.registry.prefix())),
+            Verdict::Invalid(reason) => {
+                Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })
+            }
+        };
+        Ok(Response::new(pb::ValidateTokenResponse { outcome: Some(outcome) }))
+    }
+}
+
+/// The set of scopes in `texts`; each one at fault is a violation of its own.
+fn check_scopes(violations: &mut Violations, field: &str, texts: &[String]) -> Option<Scopes> {
+    if texts.len() > Scopes::MAX {
+        return violations.check(field, Err(ScopeFault::TooMany(texts.len())));
+    }
+    let scopes: Vec<Option<Scope>> = texts
+        .iter()
+        .enumerate()
+        .map(|(place, text)| violations.check(&format!("{field}[{place}]"), text.parse()))
+        .collect();
+    scopes.into_iter().collect::<Option<_>>().map(Scopes::new)
+}
+
+const BAD_PAGE_TOKEN: &str =
+    "is not a next_page_token of this user's list; leave it empty for the first page";
+
+/// A size of a page as AIP-158 has it: 0 is the default, too many are as many as there may be.
+fn page_size(size: i32) -> Result<u32, &'static str> {
+    match u32::try_from(size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err("must not be negative; 0 is 50, more than 200 is 200"),
+    }
+}
+
+fn token_id(text: &str) -> Result<Uuid, &'static str> {
+    // Its other forms, as `Uuid` reads them, are not what the service answers with.
+    let hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
+    let id = hyphenated.then(|| Uuid::try_parse(text).ok()).flatten();
+    id.ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")
+}
+
+fn to_proto(token: Token, prefix: &Prefix) -> pb::Token {
+    pb::Token {
+        id: token.id.to_string(),
+        hint: token.hint(prefix),
+        user_id: token.user_id.as_str().to_owned(),
+        name: token.name.as_str().to_owned(),
+        scopes: token.scopes.iter().map(str::to_owned).collect(),
+        create_time: Some(timestamp(token.created_at)),
+        expire_time: token.expires_at.map(timestamp),
+        last_used_time: token.last_used_at.map(timestamp),
+    }
+}
+
+fn timestamp(at: DateTime<Utc>) -> Timestamp {
+    // Below 2,000,000,000 even in a leap second.
+    Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos() as i32 }
+}
+
+fn reason_to_proto(reason: Reason) -> pb::invalid::Reason {
+    match reason {
+        Reason::Malformed => pb::invalid::Reason::Malformed,
+        Reason::Unknown => pb::invalid::Reason::Unknown,
+        Reason::Revoked => pb::invalid::Reason::Revoked,
+        Reason::Expired => pb::invalid::Reason::Expired,
+        Reason::UserDeleted => pb::invalid::Reason::UserDeleted,
+        Reason::MissingScope => pb::invalid::Reason::MissingScope,
+    }
+}

@@ -1,0 +1,31 @@
+//! Latchkey: personal API tokens as a gRPC service.
+//!
+//! The house, from the top down. A module imports only what stands below it.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `main.rs` | the command line: `serve` (default), `migrate`, `token …` |
+//! | [`client`] | `latchkey token …`: the command line as a client of a running service |
+//! | [`server`] | wires the parts, opens the listeners, shuts down in order |
+//! | [`config`] | every setting |
+//! | [`telemetry`] | the log |
+//! | **doors** | translate a protocol, hold no rules |
+//! | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
+//! | **rules** | |
+//! | [`registry`] | issue, list, revoke, validate |
+//! | [`validation`] | from a secret to its token; notes of last use |
+//! | **ground** | |
+//! | [`store`] | the database; the only place that knows SQL (its schema: the `migrations` crate) |
+//! | [`token`] | what a token is: secret, checksum, proofs, name, scopes |
+//! | [`proto`] | the generated messages and stubs |
+
+pub mod client;
+pub mod config;
+pub mod grpc;
+pub mod proto;
+pub mod registry;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod token;
+pub mod validation;

@@ -1,0 +1,277 @@
+//! The rules: who may have which tokens, and when a token is good. Every rule stands here once.
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use crate::{
+    store::{Event, EventKind, Life, NewToken, Store, StoreError, StoredToken},
+    token::{
+        self, Expiry, HashError, Prefix, Prover, RevokeReason, Scopes, Secret, Token, TokenName, UserId,
+    },
+    validation::{LastUsed, Unknowable, authenticate},
+};
+
+/// Issues, lists, revokes and validates tokens.
+#[derive(Debug)]
+pub struct TokenRegistry {
+    store: Store,
+    prover: Prover,
+    prefix: Prefix,
+    max_live_tokens: u64,
+    last_used: LastUsed,
+}
+
+/// What a token to be issued shall be.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The user that it acts as.
+    pub user_id: UserId,
+    /// Its name.
+    pub name: TokenName,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// When it expires, if it does.
+    pub expiry: Option<Expiry>,
+}
+
+/// A token just issued, with its secret, this once.
+#[derive(Debug)]
+pub struct Issued {
+    /// The token.
+    pub token: Token,
+    /// The bearer token.
+    pub secret: SecretString,
+}
+
+/// Part of a user's tokens, newest first.
+#[derive(Debug)]
+pub struct Page {
+    /// The tokens of this page.
+    pub tokens: Vec<Token>,
+    /// Where the next page begins: below this id. `None` on the last page.
+    pub next: Option<Uuid>,
+}
+
+/// Whether a secret is good.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is: act as the token's user.
+    Valid(Token),
+    /// It is not.
+    Invalid(Reason),
+}
+
+/// Why a secret is not good; the first that applies, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Not of a token's form.
+    Malformed,
+    /// No such token, or not its secret.
+    Unknown,
+    /// The token was deleted.
+    Revoked,
+    /// The token's time has passed.
+    Expired,
+    /// The account of the token's user was deleted.
+    UserDeleted,
+    /// The token lacks a required scope.
+    MissingScope,
+}
+
+/// Why the registry did not do what was asked; nothing is half done.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A token of the user that is not revoked has the name.
+    #[error("the user has a token of this name")]
+    NameTaken,
+    /// The user has as many live tokens as are allowed.
+    #[error("the user has {limit} live tokens, as many as are allowed")]
+    TooManyTokens {
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The account was deleted, for good.
+    #[error("the user's account was deleted")]
+    UserDeleted,
+    /// The user has no such token that is not revoked.
+    #[error("the user has no such token")]
+    NotFound,
+    /// A secret could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no randomness")]
+    Randomness,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Unknowable> for RegistryError {
+    fn from(fault: Unknowable) -> Self {
+        match fault {
+            Unknowable::Store(fault) => Self::Store(fault),
+            Unknowable::Hash(fault) => Self::Hash(fault),
+        }
+    }
+}
+
+impl TokenRegistry {
+    /// A registry over `store` that lets each user have `max_live_tokens`.
+    pub fn new(store: Store, prover: Prover, prefix: Prefix, max_live_tokens: u64) -> Self {
+        Self { store, prover, prefix, max_live_tokens, last_used: LastUsed::default() }
+    }
+
+    /// What the tokens begin with.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// How often argon2 has run since the start.
+    pub fn argon2_runs(&self) -> u64 {
+        self.prover.argon2_runs()
+    }
+
+    /// Issues a token.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::UserDeleted`], [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`], or a failure.
+    pub async fn issue(&self, wanted: Wanted) -> Result<Issued, RegistryError> {
+        let secret = Secret::generate().map_err(|_| RegistryError::Randomness)?;
+        // Before the lock is taken: a hash takes longer than all the rest.
+        let (hash, tag) = self.prover.make(&secret).await?;
+
+        let write = self.store.begin().await?;
+        let user = &wanted.user_id;
+        if write.lock_user(user).await?.is_some() {
+            return Err(RegistryError::UserDeleted);
+        }
+        let now = token::now();
+        if write.is_name_taken(user, &wanted.name).await? {
+            return Err(RegistryError::NameTaken);
+        }
+        if write.count_live_tokens(user, now).await? >= self.max_live_tokens {
+            return Err(RegistryError::TooManyTokens { limit: self.max_live_tokens });
+        }
+        let token = Token {
+            id: secret.id(),
+            user_id: wanted.user_id,
+            name: wanted.name,
+            scopes: wanted.scopes,
+            created_at: now,
+            expires_at: wanted.expiry.map(Expiry::at),
+            last_used_at: None,
+        };
+        write.insert_token(NewToken { token: &token, hash, tag }).await?;
+        write.record(by_user(EventKind::TokenIssued, &token.user_id, token.id, now)).await?;
+        write.commit().await?;
+        tracing::info!(user_id = token.user_id.as_str(), token_id = %token.id, "token issued");
+        Ok(Issued { secret: secret.reveal(&self.prefix), token })
+    }
+
+    /// Lists at most `size` of the user's tokens that are not revoked, from below the id `before` on.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn list(&self, user: &UserId, before: Option<Uuid>, size: u32) -> Result<Page, RegistryError> {
+        // One more than wanted tells whether there is a next page.
+        let mut tokens = self.store.page_tokens(user, before, u64::from(size) + 1).await?;
+        let more = tokens.len() > size as usize;
+        tokens.truncate(size as usize);
+        let next = tokens.last().filter(|_| more).map(|token| token.id);
+        Ok(Page { tokens, next })
+    }
+
+    /// Revokes one token of the user.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
+    pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
+        let now = token::now();
+        let write = self.store.begin().await?;
+        if !write.revoke_token(user, id, now).await? {
+            return Err(RegistryError::NotFound);
+        }
+        write.record(by_user(EventKind::TokenRevoked, user, id, now)).await?;
+        write.commit().await?;
+        tracing::info!(user_id = user.as_str(), token_id = %id, "token revoked");
+        Ok(())
+    }
+
+    /// Revokes every token of a user whose account was deleted, and lets none be issued again. Doing it twice changes
+    /// nothing. `actor` and `reason` go into the log of events.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn revoke_user(
+        &self,
+        user: &UserId,
+        actor: &str,
+        reason: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        let write = self.store.begin().await?;
+        if write.lock_user(user).await?.is_some() {
+            return Ok(());
+        }
+        let now = token::now();
+        write.mark_user_deleted(user, now).await?;
+        let revoked = write.revoke_tokens_of_user(user, now).await?;
+        let event =
+            Event { at: now, kind: EventKind::UserDeleted, token_id: None, user_id: user, actor, reason };
+        write.record(event).await?;
+        write.record_revoked_of_user(event).await?;
+        write.commit().await?;
+        tracing::info!(user_id = user.as_str(), revoked, "user deleted");
+        Ok(())
+    }
+
+    /// Tells whether `secret` is good for the scopes `required`, now.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be known: a failure.
+    pub async fn validate(&self, secret: &str, required: &Scopes) -> Result<Verdict, RegistryError> {
+        let Ok(secret) = Secret::parse(&self.prefix, secret) else {
+            return Ok(Verdict::Invalid(Reason::Malformed));
+        };
+        let Some(stored) = authenticate(&self.store, &self.prover, &secret).await? else {
+            return Ok(Verdict::Invalid(Reason::Unknown));
+        };
+        let now = token::now();
+        if let Err(reason) = judge(&stored, required, now) {
+            return Ok(Verdict::Invalid(reason));
+        }
+        self.last_used.note(stored.token.id, now);
+        Ok(Verdict::Valid(stored.token))
+    }
+
+    /// Writes down when tokens were last used.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database; what was to be written is kept for the next time.
+    pub async fn flush_last_used(&self) -> Result<(), RegistryError> {
+        Ok(self.last_used.flush(&self.store).await?)
+    }
+}
+
+/// Whether a token whose secret was proven is good at `now`.
+fn judge(stored: &StoredToken, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
+    match stored.life {
+        Life::Revoked(RevokeReason::Deleted) => Err(Reason::Revoked),
+        Life::Revoked(RevokeReason::UserDeleted) => Err(Reason::UserDeleted),
+        Life::Live if stored.token.is_expired(now) => Err(Reason::Expired),
+        Life::Live if !stored.token.scopes.contains_all(required) => Err(Reason::MissingScope),
+        Life::Live => Ok(()),
+    }
+}
+
+/// Something that a user did to one of their tokens.
+fn by_user(kind: EventKind, user: &UserId, token_id: Uuid, at: DateTime<Utc>) -> Event<'_> {
+    Event { at, kind, token_id: Some(token_id), user_id: user, actor: user.as_str(), reason: None }
+}

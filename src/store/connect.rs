@@ -1,0 +1,154 @@
+//! Opens a database.
+//!
+//! The pools are made here and not by sea-orm's `Database::connect`, which would put the URL, password included, into
+//! a trace span.
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+    str::FromStr,
+    time::Duration,
+};
+
+use sea_orm::{
+    SqlxPostgresConnector, SqlxSqliteConnector,
+    sqlx::{
+        ConnectOptions as _, Connection as _,
+        pool::PoolOptions,
+        postgres::{PgConnectOptions, PgConnection},
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    },
+};
+
+use super::{Store, StoreError};
+
+/// Where the database is.
+#[derive(Clone)]
+pub enum DatabaseUrl {
+    /// `sqlite://path`: a file, made when it is missing.
+    Sqlite(Box<SqliteConnectOptions>),
+    /// `postgres://user:password@host:port/database`.
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// The text is no URL of a database; says nothing of the text, which may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+pub struct DatabaseUrlFault;
+
+impl FromStr for DatabaseUrl {
+    type Err = DatabaseUrlFault;
+
+    fn from_str(url: &str) -> Result<Self, DatabaseUrlFault> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            if path.contains(":memory:") || path.contains("mode=memory") || path.trim_matches('/').is_empty()
+            {
+                return Err(DatabaseUrlFault);
+            }
+            url.parse().map(Box::new).map(Self::Sqlite).map_err(|_| DatabaseUrlFault)
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            url.parse().map(Box::new).map(Self::Postgres).map_err(|_| DatabaseUrlFault)
+        } else {
+            Err(DatabaseUrlFault)
+        }
+    }
+}
+
+/// How much of the database is used at once, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// Connections at most.
+    pub connections: u32,
+    /// How long a connection is waited for, and how long one statement or lock may take.
+    pub timeout: Duration,
+}
+
+/// A connection that lay idle for longer is asked for a sign of life before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Opens the database at `url`. Its schema may still be old: see [`Store::migrate`].
+    ///
+    /// # Errors
+    ///
+    /// It cannot be reached, or its file cannot be made.
+    pub async fn connect(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
+        match url {
+            DatabaseUrl::Sqlite(options) => connect_sqlite(options, limits).await,
+            DatabaseUrl::Postgres(options) => connect_postgres(options, limits).await,
+        }
+    }
+}
+
+async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
+    create_private(options.get_filename()).map_err(StoreError::File)?;
+    let options = options
+        .clone()
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(limits.timeout)
+        .disable_statement_logging();
+    let pool = |connections| {
+        PoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(limits.timeout)
+            .test_before_acquire(false)
+            .max_lifetime(None)
+            .idle_timeout(None)
+    };
+    let writes = pool(1).connect_with(options.clone()).await?;
+    let reads = pool(limits.connections).connect_with(options).await?;
+    Ok(Store {
+        reads: SqlxSqliteConnector::from_sqlx_sqlite_pool(reads),
+        writes: SqlxSqliteConnector::from_sqlx_sqlite_pool(writes),
+    })
+}
+
+async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
+    let bound = limits.timeout.as_millis().to_string();
+    let options = options
+        .clone()
+        .application_name("latchkey")
+        .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
+        .disable_statement_logging();
+    let pool = PoolOptions::new()
+        .max_connections(limits.connections)
+        .acquire_timeout(limits.timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection: &mut PgConnection, idle| {
+            Box::pin(async move {
+                if idle.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_with(options)
+        .await?;
+    let pool = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+    Ok(Store { reads: pool.clone(), writes: pool })
+}
+
+/// Makes the file, and the folder it lies in, for its owner alone. SQLite gives its log files the same permissions.
+fn create_private(file: &Path) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        create_private_folder(folder)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+    Ok(())
+}
+
+/// Makes a folder, where there is none, for its owner alone.
+///
+/// # Errors
+///
+/// It cannot be made.
+pub fn create_private_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}

@@ -1,0 +1,84 @@
+//! What can go wrong in the database, as its callers need to know it.
+
+use std::{fmt, io};
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
+
+/// Why the database did not do what was asked. Shows the database's message, never the values of a row.
+#[derive(thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach, overloaded or going down: a later try may succeed.
+    #[error("the database is out of reach: {0}")]
+    Unavailable(DbErr),
+    /// It did not answer in time: a later try may succeed.
+    #[error("the database did not answer in time")]
+    Timeout,
+    /// A row with the same key exists.
+    #[error("the row exists already")]
+    Duplicate,
+    /// The database's file cannot be made.
+    #[error("the database's file cannot be made: {0}")]
+    File(io::Error),
+    /// A row holds what this version cannot read, or a statement is wrong: a later try will not succeed.
+    #[error("the database refused: {0}")]
+    Refused(DbErr),
+}
+
+/// As [`fmt::Display`]: the derived form would show the details that PostgreSQL sends, which may quote a whole row.
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(fault: DbErr) -> Self {
+        if matches!(fault.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
+            return Self::Duplicate;
+        }
+        let passing = match &fault {
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+            DbErr::Exec(RuntimeErr::SqlxError(fault)) | DbErr::Query(RuntimeErr::SqlxError(fault)) => {
+                is_passing(fault)
+            }
+            _ => false,
+        };
+        if passing { Self::Unavailable(fault) } else { Self::Refused(fault) }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(fault: sqlx::Error) -> Self {
+        DbErr::Conn(RuntimeErr::SqlxError(fault.into())).into()
+    }
+}
+
+fn is_passing(fault: &sqlx::Error) -> bool {
+    match fault {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
+            if fault.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                is_passing_sqlite(&code)
+            } else {
+                is_passing_postgres(&code)
+            }
+        }),
+        _ => false,
+    }
+}
+
+/// Classes of SQLSTATE (PostgreSQL manual, appendix A): read-only transaction, rollback, resources, lock, operator,
+/// system.
+fn is_passing_postgres(code: &str) -> bool {
+    code == "25006" || ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+}
+
+/// Primary result codes of SQLite: busy, locked, read-only, I/O error, full, cannot open, protocol.
+fn is_passing_sqlite(code: &str) -> bool {
+    code.parse::<u32>().is_ok_and(|code| [5, 6, 8, 10, 13, 14, 15].contains(&(code & 0xff)))
+}

@@ -1,0 +1,87 @@
+//! The database: the only place that knows SQL.
+//!
+//! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it, instead
+//! of polling for the lock; reads go on beside them (WAL). On PostgreSQL both pools are one.
+
+mod connect;
+mod entity;
+mod error;
+mod events;
+mod migrate;
+mod tokens;
+mod users;
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait as _,
+};
+
+pub use self::{
+    connect::{DatabaseUrl, DatabaseUrlFault, PoolLimits, create_private_folder},
+    error::StoreError,
+    events::{Event, EventKind},
+    tokens::{Life, NewToken, StoredToken},
+};
+
+/// A database with pools of connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reads: DatabaseConnection,
+    writes: DatabaseConnection,
+}
+
+/// A transaction that writes; dropped without [`Write::commit`] it changes nothing.
+#[derive(Debug)]
+pub struct Write(DatabaseTransaction);
+
+impl Store {
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be reached or does not answer within `bound`.
+    pub async fn ping(&self, bound: Duration) -> Result<(), StoreError> {
+        let ping = self.reads.execute_unprepared("SELECT 1");
+        tokio::time::timeout(bound, ping).await.map_err(|_| StoreError::Timeout)??;
+        Ok(())
+    }
+
+    /// Begins a transaction that writes.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be reached, or no connection came free in time.
+    pub async fn begin(&self) -> Result<Write, StoreError> {
+        let sqlite = self.writes.get_database_backend() == sea_orm::DbBackend::Sqlite;
+        let options = TransactionOptions {
+            // Whatever the server's default is: what a lock was waited for must be seen once it is held.
+            isolation_level: (!sqlite).then_some(IsolationLevel::ReadCommitted),
+            access_mode: None,
+            sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
+        };
+        Ok(Write(self.writes.begin_with_options(options).await?))
+    }
+
+    /// Closes all connections once they are idle; later calls fail.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be closed in order.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.reads.close().await?;
+        Ok(self.writes.close().await?)
+    }
+}
+
+impl Write {
+    /// Makes the changes permanent.
+    ///
+    /// # Errors
+    ///
+    /// They may not be permanent.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.0.commit().await?)
+    }
+}

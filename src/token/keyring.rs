@@ -1,0 +1,289 @@
+//! The fast proof: a keyed tag of the secret, HMAC-SHA-256 (RFC 2104) under a key of a ring that can be rotated.
+//!
+//! The ring is a TOML file. New tags are made under the primary key; tags of every other key in the ring are still
+//! understood. To rotate, add a key, and make it primary once every replica has it.
+//!
+//! ```toml
+//! primary = "k2"
+//! [keys]
+//! k1 = "…"    # 32 bytes in base64
+//! k2 = "…"
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    str::FromStr,
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use rand::{TryRng as _, rngs::SysRng};
+use serde::Deserialize;
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::Secret;
+
+/// The name of a key: `[a-z0-9][a-z0-9._-]{0,31}`. It stands beside each tag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId(String);
+
+impl KeyId {
+    pub(crate) fn from_stored(id: String) -> Self {
+        Self(id)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let letter_or_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let fits = text.len() <= 32
+            && text.bytes().next().is_some_and(letter_or_digit)
+            && text.bytes().all(|byte| letter_or_digit(byte) || b"._-".contains(&byte));
+        fits.then(|| Self(text.to_owned())).ok_or(())
+    }
+}
+
+/// A keyed tag of a secret, with the id of its key.
+#[derive(Clone)]
+pub struct Tag {
+    pub(crate) key_id: KeyId,
+    pub(crate) mac: Vec<u8>,
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tag").field("key_id", &self.key_id).field("mac", &"[redacted]").finish()
+    }
+}
+
+/// Keys for tags; at most one of them is primary.
+#[derive(Default)]
+pub struct KeyRing {
+    primary: Option<KeyId>,
+    keys: BTreeMap<KeyId, Hmac<Sha256>>,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("primary", &self.primary).field("keys", &self.keys.keys()).finish()
+    }
+}
+
+/// Why there is no key ring. Never carries a part of the file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyRingError {
+    /// The file cannot be read or made.
+    #[error("cannot be opened: {0}")]
+    Io(#[from] io::Error),
+    /// Not TOML, or other fields than `primary` and `keys`.
+    #[error("is not a TOML file with `primary` and `[keys]`: fault near line {line}")]
+    Form {
+        /// The line of the fault, from 1.
+        line: usize,
+    },
+    /// A key's id is not of the form.
+    #[error(
+        "has a key whose id is not 1 to 32 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first"
+    )]
+    KeyId,
+    /// A key is not 32 bytes in base64.
+    #[error("has the key {id:?}, which is not 32 bytes in base64 (`openssl rand -base64 32` makes one)", id = .0.as_str())]
+    Key(KeyId),
+    /// The primary key is not among the keys.
+    #[error("names a primary key that is not among its keys")]
+    NoPrimary,
+}
+
+/// The file. Its texts are keys, and wiped.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    primary: String,
+    keys: BTreeMap<String, Zeroizing<String>>,
+}
+
+impl KeyRing {
+    /// A ring without keys: nothing is tagged, every proof is left to argon2id.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Reads the ring at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or is no key ring.
+    pub fn open(path: &Path) -> Result<Self, KeyRingError> {
+        Self::parse(&Zeroizing::new(fs::read_to_string(path)?))
+    }
+
+    /// Reads the ring at `path`; where there is none, makes one with a fresh key, readable by its owner alone.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be made or read, or is no key ring.
+    pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
+        if !path.try_exists()? {
+            create(path)?;
+        }
+        Self::open(path)
+    }
+
+    fn parse(text: &str) -> Result<Self, KeyRingError> {
+        let file: File = toml::from_str(text).map_err(|fault| {
+            // Of the fault only the place: its message may quote a key.
+            let start = fault.span().map_or(0, |span| span.start);
+            KeyRingError::Form { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
+        })?;
+        let mut keys = BTreeMap::new();
+        for (id, key) in file.keys {
+            let id: KeyId = id.parse().map_err(|()| KeyRingError::KeyId)?;
+            match BASE64_STANDARD.decode(key.as_bytes()).map(Zeroizing::new) {
+                Ok(key) if key.len() == 32 => {
+                    let mac = Hmac::new_from_slice(&key).map_err(|_| KeyRingError::Key(id.clone()))?;
+                    keys.insert(id, mac);
+                }
+                _ => return Err(KeyRingError::Key(id)),
+            }
+        }
+        let primary = file.primary.parse().map_err(|()| KeyRingError::KeyId)?;
+        if !keys.contains_key(&primary) {
+            return Err(KeyRingError::NoPrimary);
+        }
+        Ok(Self { primary: Some(primary), keys })
+    }
+
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The tag of `secret` under the primary key; none without one.
+    pub fn tag(&self, secret: &Secret) -> Option<Tag> {
+        let key_id = self.primary.clone()?;
+        let mac = mac(self.keys.get(&key_id)?, secret).to_vec();
+        Some(Tag { key_id, mac })
+    }
+
+    /// Whether `tag` is of `secret`, compared in constant time; `None` when its key is not in the ring.
+    pub fn check(&self, secret: &Secret, tag: &Tag) -> Option<bool> {
+        let key = self.keys.get(&tag.key_id)?;
+        Some(mac(key, secret).ct_eq(&tag.mac).into())
+    }
+
+    /// Whether `tag` is as a new one would be: under the primary key, or under none if there is none.
+    pub fn is_current(&self, tag: Option<&Tag>) -> bool {
+        tag.map(|tag| &tag.key_id) == self.primary.as_ref() || self.primary.is_none()
+    }
+}
+
+fn mac(key: &Hmac<Sha256>, secret: &Secret) -> [u8; 32] {
+    key.clone().chain_update(secret.bits()).finalize().into_bytes().into()
+}
+
+/// Makes a ring of one key. Of two processes that do so at once, one file stays, whole.
+fn create(path: &Path) -> io::Result<()> {
+    let mut key = Zeroizing::new([0; 32]);
+    SysRng.try_fill_bytes(key.as_mut()).map_err(io::Error::other)?;
+    let key = Zeroizing::new(BASE64_STANDARD.encode(key.as_ref()));
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let text = Zeroizing::new(format!("primary = \"{id}\"\n\n[keys]\n\"{id}\" = \"{}\"\n", key.as_str()));
+
+    let fresh = path.with_extension(format!("{id}.new"));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&fresh, path);
+    fs::remove_file(&fresh)?;
+    match linked {
+        Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => Err(fault),
+        _ => match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    const B: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+    fn ring(primary: &str, keys: &[(&str, &str)]) -> KeyRing {
+        let keys: String = keys.iter().map(|(id, key)| format!("{id} = \"{key}\"\n")).collect();
+        KeyRing::parse(&format!("primary = \"{primary}\"\n[keys]\n{keys}")).unwrap()
+    }
+
+    #[test]
+    fn a_tag_is_of_its_secret_and_key_alone() {
+        let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let (old, both, new) =
+            (ring("a", &[("a", A)]), ring("b", &[("a", A), ("b", B)]), ring("b", &[("b", B)]));
+        let tag = old.tag(&secret).unwrap();
+        assert_eq!(tag.key_id.as_str(), "a");
+        assert_eq!(old.check(&secret, &tag), Some(true));
+        assert_eq!(old.check(&other, &tag), Some(false));
+        assert_eq!(both.check(&secret, &tag), Some(true));
+        assert_eq!(new.check(&secret, &tag), None);
+        assert_eq!(both.tag(&secret).unwrap().key_id.as_str(), "b");
+        assert!(old.is_current(Some(&tag)) && !both.is_current(Some(&tag)) && !both.is_current(None));
+        assert!(KeyRing::empty().tag(&secret).is_none());
+        assert!(KeyRing::empty().is_current(None) && KeyRing::empty().is_current(Some(&tag)));
+    }
+
+    #[test]
+    fn a_ring_is_made_once_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keyring.toml");
+        let rings: Vec<KeyRing> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| KeyRing::open_or_create(&path).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
+        let secret = Secret::generate().unwrap();
+        let tag = rings[0].tag(&secret).unwrap();
+        assert!(rings.iter().all(|ring| ring.check(&secret, &tag) == Some(true)));
+    }
+
+    #[test]
+    fn a_bad_ring_is_refused_without_a_word_of_its_keys() {
+        let short = "c2hvcnQ=";
+        for (text, said) in [
+            (
+                format!("primary = \"a\"\n[keys]\na = \"{short}\""),
+                "has the key \"a\", which is not 32 bytes in base64",
+            ),
+            (format!("primary = \"a\"\n[keys]\na = {short}"), "fault near line 3"),
+            (format!("primary = \"a\"\nkeys = \"{A}\""), "fault near line 2"),
+            (format!("primary = \"b\"\n[keys]\na = \"{A}\""), "primary key that is not among its keys"),
+            (format!("primary = \"a\"\n[keys]\n\"A b\" = \"{A}\""), "a key whose id is not"),
+            (format!("primary = \"a\"\nsecondary = \"{A}\"\n[keys]\na = \"{A}\""), "fault near line 2"),
+            (String::new(), "fault near line 1"),
+        ] {
+            let fault = KeyRing::parse(&text).unwrap_err().to_string();
+            assert!(fault.contains(said), "{fault}");
+            assert!(!fault.contains(short) && !fault.contains(A), "{fault}");
+        }
+        assert!(!format!("{:?}", ring("a", &[("a", A)])).contains(A));
+    }
+}

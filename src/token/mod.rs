@@ -1,0 +1,78 @@
+//! What a token is: its secret, how the secret is kept at rest, and what may be said about a token.
+//! Knows no transport and no storage.
+
+mod base62;
+mod expiry;
+mod hash;
+mod keyring;
+mod name;
+mod proof;
+mod scope;
+mod secret;
+mod user_id;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+pub use self::{
+    expiry::{Expiry, ExpiryFault},
+    hash::{HashError, HashLimits, Hasher, SecretHash},
+    keyring::{KeyId, KeyRing, KeyRingError, Tag},
+    name::{NameFault, TokenName},
+    proof::{Proof, Prover},
+    scope::{Scope, ScopeFault, Scopes},
+    secret::{ParseError, Prefix, PrefixFault, Secret},
+    user_id::{UserId, UserIdFault},
+};
+
+/// A token as it may be shown to its user at any time: everything but the secret.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// UUIDv7 (RFC 9562); newer tokens have greater ids.
+    pub id: Uuid,
+    /// The user that the token acts as.
+    pub user_id: UserId,
+    /// Unique among the user's tokens that are not revoked.
+    pub name: TokenName,
+    /// What the token may be used for.
+    pub scopes: Scopes,
+    /// When it was issued.
+    pub created_at: DateTime<Utc>,
+    /// From when on it is invalid.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last found valid.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+impl Token {
+    /// Whether the token's time has passed at `now`.
+    pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// What a person recognises the token by: the prefix and both ends of the id, nothing of the secret.
+    pub fn hint(&self, prefix: &Prefix) -> String {
+        let id = base62::encode_id(self.id);
+        format!("{prefix}_{}...{}", &id[..4], &id[id.len() - 4..])
+    }
+}
+
+/// Why and when a token stopped being valid for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokeReason {
+    /// Its user deleted it.
+    Deleted,
+    /// The account of its user was deleted.
+    UserDeleted,
+}
+
+/// The time now, in the precision that every supported database keeps: microseconds.
+pub fn now() -> DateTime<Utc> {
+    to_micros(Utc::now())
+}
+
+/// `at` without what is finer than a microsecond.
+pub(crate) fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
+    // Always found: the timestamp comes from a valid time of the same range.
+    DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
+}

@@ -1,0 +1,278 @@
+//! The bearer token itself: `pat_<id>_<secret><checksum>`.
+//!
+//! The prefix says whose token it is, to people and to secret scanners; the id finds the row; the secret proves; the
+//! checksum refuses a typing error without asking the database. One regular expression finds every token:
+//! `[a-z][a-z0-9]{1,15}_[0-9A-Za-z]{22}_[0-9A-Za-z]{49}`.
+
+use std::{fmt, str::FromStr};
+
+use rand::{TryRng as _, rngs::SysRng};
+use secrecy::SecretString;
+use uuid::Uuid;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::base62::{self, ID_DIGITS};
+
+/// 256 random bits: 62^43 > 2^256.
+const SECRET_DIGITS: usize = 43;
+/// CRC-32: 62^6 > 2^32.
+const CHECKSUM_DIGITS: usize = 6;
+
+/// What every token of this service begins with: `[a-z][a-z0-9]{1,15}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// The text is no prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 2 to 16 lower-case letters and digits, a letter first")]
+pub struct PrefixFault;
+
+impl FromStr for Prefix {
+    type Err = PrefixFault;
+
+    fn from_str(text: &str) -> Result<Self, PrefixFault> {
+        let fits = (2..=16).contains(&text.len())
+            && text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        fits.then(|| Self(text.to_owned())).ok_or(PrefixFault)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A bearer token: the id that finds it and the random bits that prove it. Wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Secret {
+    id: Uuid,
+    bits: Zeroizing<[u8; 32]>,
+}
+
+/// Why a text is no token of this service. Never carries a part of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It does not begin with the prefix of this service.
+    #[error("does not begin with this service's prefix")]
+    Prefix,
+    /// It is too short or too long.
+    #[error("has the wrong length")]
+    Length,
+    /// The id and the secret are not parted by an underscore.
+    #[error("has no underscore between id and secret")]
+    Separator,
+    /// The checksum does not belong to what stands before it.
+    #[error("has a wrong checksum")]
+    Checksum,
+    /// A character is not one of `0-9A-Za-z`.
+    #[error("has a character that is not a letter or digit of ASCII")]
+    Digit,
+    /// The id or the secret stands for a number that is too large.
+    #[error("has an id or secret that is out of range")]
+    Range,
+}
+
+impl From<base62::Fault> for ParseError {
+    fn from(fault: base62::Fault) -> Self {
+        match fault {
+            base62::Fault::NotADigit => Self::Digit,
+            base62::Fault::TooLarge => Self::Range,
+        }
+    }
+}
+
+impl Secret {
+    /// A new token with an id of this moment and 256 random bits from the operating system.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has no randomness to give.
+    pub fn generate() -> Result<Self, rand::rngs::SysError> {
+        let mut bits = Zeroizing::new([0; 32]);
+        SysRng.try_fill_bytes(bits.as_mut())?;
+        Ok(Self { id: Uuid::now_v7(), bits })
+    }
+
+    /// Reads a token of the service whose tokens begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found; a text that differs from a token in one character is always one.
+    pub fn parse(prefix: &Prefix, text: &str) -> Result<Self, ParseError> {
+        let text = text.as_bytes();
+        let rest = text
+            .strip_prefix(prefix.0.as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"_"))
+            .ok_or(ParseError::Prefix)?;
+        if rest.len() != ID_DIGITS + 1 + SECRET_DIGITS + CHECKSUM_DIGITS {
+            return Err(ParseError::Length);
+        }
+        let (body, checksum) = text.split_at(text.len() - CHECKSUM_DIGITS);
+        let mut sum = [0];
+        base62::read(checksum, &mut sum)?;
+        if sum != [u64::from(crc32fast::hash(body))] {
+            return Err(ParseError::Checksum);
+        }
+        let (id, rest) = rest.split_at(ID_DIGITS);
+        let secret = rest.strip_prefix(b"_").ok_or(ParseError::Separator)?;
+
+        let mut limbs = [0; 2];
+        base62::read(id, &mut limbs)?;
+        let id = Uuid::from_u64_pair(limbs[0], limbs[1]);
+        let mut limbs = Zeroizing::new([0; 4]);
+        base62::read(&secret[..SECRET_DIGITS], &mut limbs)?;
+        let mut bits = Zeroizing::new([0; 32]);
+        for (bytes, limb) in bits.chunks_exact_mut(8).zip(limbs.iter()) {
+            bytes.copy_from_slice(&limb.to_be_bytes());
+        }
+        Ok(Self { id, bits })
+    }
+
+    /// The token's id, which is no secret.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The random bits, for hashing.
+    pub(super) fn bits(&self) -> &[u8; 32] {
+        &self.bits
+    }
+
+    /// The bearer token as its user gets to see it, once.
+    pub fn reveal(&self, prefix: &Prefix) -> SecretString {
+        let length = prefix.0.len() + 1 + ID_DIGITS + 1 + SECRET_DIGITS + CHECKSUM_DIGITS;
+        let mut text = String::with_capacity(length);
+        text.push_str(&prefix.0);
+        text.push('_');
+        base62::push(self.id.as_bytes(), ID_DIGITS, &mut text);
+        text.push('_');
+        base62::push(self.bits(), SECRET_DIGITS, &mut text);
+        let sum = crc32fast::hash(text.as_bytes());
+        base62::push(&sum.to_be_bytes(), CHECKSUM_DIGITS, &mut text);
+        let secret = SecretString::from(text.as_str());
+        text.zeroize();
+        secret
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn pat() -> Prefix {
+        "pat".parse().unwrap()
+    }
+
+    fn secret(id: u128, bits: [u8; 32]) -> Secret {
+        Secret { id: Uuid::from_u128(id), bits: Zeroizing::new(bits) }
+    }
+
+    /// The form is relied on from outside: scanners know it, users have stored it.
+    #[test]
+    fn the_form_never_changes() {
+        let text = secret(0x0193_5af2_0000_7000_8000_0000_0000_0001, [0xa5; 32]).reveal(&pat());
+        assert_eq!(text.expose_secret(), FORM);
+        assert_eq!(text.expose_secret().len(), 76);
+    }
+    const FORM: &str = "?";
+
+    #[test]
+    fn a_prefix_is_two_to_sixteen_lower_case_letters_and_digits() {
+        for good in ["pa", "pat", "p4t", "abcdefghijklmnop"] {
+            assert_eq!(good.parse::<Prefix>().map(|prefix| prefix.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", "p", "4pat", "Pat", "pa_t", "pät", "pat ", "abcdefghijklmnopq"] {
+            assert_eq!(bad.parse::<Prefix>(), Err(PrefixFault), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let good = secret(1, [1; 32]).reveal(&pat());
+        let good = good.expose_secret();
+        let with_sum = |body: &str| {
+            let mut text = body.to_owned();
+            base62::push(&crc32fast::hash(body.as_bytes()).to_be_bytes(), 6, &mut text);
+            text
+        };
+        let body = &good[..good.len() - 6];
+        let cases = [
+            (String::new(), ParseError::Prefix),
+            ("pat".into(), ParseError::Prefix),
+            (good.replace("pat", "ghp"), ParseError::Prefix),
+            ("pat_".into(), ParseError::Length),
+            (format!("{good}0"), ParseError::Length),
+            (format!("{good} "), ParseError::Length),
+            (format!("{body}zzzzzz"), ParseError::Checksum),
+            (format!("{body}00000-"), ParseError::Digit),
+            (with_sum(&body.replacen("1_", "1-", 1)), ParseError::Separator),
+            (with_sum(&body.replacen("_0", "_-", 1)), ParseError::Digit),
+            (with_sum(&format!("pat_{}_{}", "z".repeat(22), "0".repeat(43))), ParseError::Range),
+            (with_sum(&format!("pat_{}_{}", "0".repeat(22), "z".repeat(43))), ParseError::Range),
+        ];
+        for (text, fault) in cases {
+            assert_eq!(Secret::parse(&pat(), &text).unwrap_err(), fault, "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", Secret::generate().unwrap()), "[redacted]");
+    }
+
+    proptest! {
+        #[test]
+        fn every_generated_secret_parses(id: u128, bits: [u8; 32], prefix in "[a-z][a-z0-9]{1,15}") {
+            let prefix: Prefix = prefix.parse().unwrap();
+            let text = secret(id, bits).reveal(&prefix);
+            let parsed = Secret::parse(&prefix, text.expose_secret()).unwrap();
+            prop_assert_eq!(parsed.id().as_u128(), id);
+            prop_assert_eq!(parsed.bits(), &bits);
+        }
+
+        #[test]
+        fn no_mutation_of_one_character_parses(
+            id: u128,
+            bits: [u8; 32],
+            place in any::<prop::sample::Index>(),
+            character: char,
+        ) {
+            let text = secret(id, bits).reveal(&pat());
+            let mut characters: Vec<char> = text.expose_secret().chars().collect();
+            let place = place.index(characters.len());
+            // Mostly digits: other characters are refused more easily.
+            let other = DIGITS_AND_MORE[character as usize % DIGITS_AND_MORE.len()];
+            for mutation in [character, char::from(other)] {
+                prop_assume!(characters[place] != mutation);
+                characters[place] = mutation;
+                let mutated: String = characters.iter().collect();
+                prop_assert!(Secret::parse(&pat(), &mutated).is_err(), "{}", mutated);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String, body in "pat_[0-9A-Za-z_]{72}", wide in "pat_\\PC{72}") {
+            for text in [text, body, wide] {
+                let _ = Secret::parse(&pat(), &text);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = Secret::parse(&pat(), &String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    const DIGITS_AND_MORE: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_- ";
+}
