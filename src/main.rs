@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use latchkey::{
     client::TokenCommand,
     config::{self, Config, ConfigError, DatabaseConfig},
-    server::Server,
+    server::{Server, StartError},
     store::Store,
     telemetry,
 };
@@ -118,8 +118,8 @@ fn greet(addr: SocketAddr) {
 
 async fn migrate(config: DatabaseConfig) -> Result<ExitCode, AnyError> {
     telemetry::init(&config.log, config.log_format)?;
-    let store = Store::connect(&config.url()?, config.pool_limits()).await?;
-    store.migrate().await?;
+    let store = Store::connect(&config.url()?, config.pool_limits()).await.map_err(StartError::Store)?;
+    store.migrate().await.map_err(StartError::Store)?;
     store.close().await?;
     tracing::info!("the database is up to date");
     Ok(ExitCode::SUCCESS)

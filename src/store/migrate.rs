@@ -1,8 +1,5 @@
 //! Brings a database up to date.
 
-use std::collections::HashSet;
-
-use latchkey_migrations::{Migrator, MigratorTrait as _};
 use sea_orm::{ConnectionTrait as _, DbBackend};
 
 use super::{Store, StoreError};
@@ -25,12 +22,7 @@ impl Store {
             write.0.execute_unprepared(PATIENCE).await?;
             write.0.execute_unprepared(LOCK).await?;
         }
-        Migrator::install(&write.0).await?;
-        let applied: HashSet<String> =
-            Migrator::get_migration_models(&write.0).await?.into_iter().map(|step| step.version).collect();
-        if !Migrator::migrations().iter().all(|step| applied.contains(step.name())) {
-            Migrator::up(&write.0, None).await?;
-        }
+        latchkey_migrations::bring_up_to_date(&write.0).await?;
         write.commit().await
     }
 }

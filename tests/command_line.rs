@@ -1,0 +1,129 @@
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::{App, Database::Sqlite, latchkey};
+
+fn token(app: &App, arguments: &[&str], input: &str) -> Output {
+    let server = format!("http://{}", app.server.grpc_addr());
+    let arguments = [&["token"], arguments, &["--server", &server]].concat();
+    latchkey::run(arguments, input)
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json_of(output: &Output) -> Value {
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_get_json() {
+    let app = App::start(Sqlite).await;
+    let created = token(
+        &app,
+        &[
+            "create",
+            "--user",
+            "alice",
+            "--name",
+            "ci bot",
+            "--scope",
+            "b",
+            "--scope",
+            "a",
+            "--expires",
+            "90d",
+            "--json",
+        ],
+        "",
+    );
+    assert_eq!(created.status.code(), Some(0));
+    let created = json_of(&created);
+    let token_json = &created["token"];
+    assert_eq!((&token_json["userId"], &token_json["name"]), (&json!("alice"), &json!("ci bot")));
+    assert_eq!(token_json["scopes"], json!(["a", "b"]));
+    let time =
+        |field: &str| token_json[field].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let days = (time("expireTime") - time("createTime")).num_seconds() as f64 / 86_400.0;
+    assert!((days - 90.0).abs() < 0.01, "{days}");
+
+    let listed = json_of(&token(&app, &["list", "--user", "alice", "--json"], ""));
+    assert_eq!(listed, json!({ "tokens": [token_json] }));
+
+    let secret = created["secret"].as_str().unwrap();
+    let valid = token(&app, &["validate", "--json", "--scope", "a"], &format!("{secret}\n"));
+    assert_eq!(valid.status.code(), Some(0));
+    assert_eq!(json_of(&valid), json!({ "valid": token_json }));
+    let lacking = token(&app, &["validate", "--json", "--scope", "c"], secret);
+    assert_eq!(lacking.status.code(), Some(1));
+    assert_eq!(json_of(&lacking), json!({ "invalid": { "reason": "REASON_MISSING_SCOPE" } }));
+
+    let id = token_json["id"].as_str().unwrap();
+    let deleted = token(&app, &["delete", "--user", "alice", "--id", id, "--json"], "");
+    assert_eq!((deleted.status.code(), json_of(&deleted)), (Some(0), json!({})));
+    let revoked = token(&app, &["validate", "--json"], secret);
+    assert_eq!(revoked.status.code(), Some(1));
+    assert_eq!(json_of(&revoked)["invalid"]["reason"], "REASON_REVOKED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_get_a_table() {
+    let app = App::start(Sqlite).await;
+    let created = text(&token(&app, &["create", "--user", "alice", "--name", "ci bot"], ""));
+    let lines: Vec<&str> = created.lines().collect();
+    assert!(lines[0].starts_with("ID") && lines[0].ends_with("NAME"), "{created}");
+    assert!(lines[1].contains("never") && lines[1].ends_with("ci bot"), "{created}");
+    assert_eq!(lines[0].find("NAME"), lines[1].find("ci bot"));
+    let secret = lines[5];
+    assert!(secret.starts_with("pat_"), "{created}");
+
+    let listed = text(&token(&app, &["list", "--user", "alice"], ""));
+    assert_eq!(listed.lines().collect::<Vec<_>>(), lines[..2]);
+    assert!(text(&token(&app, &["validate"], secret)).starts_with("valid\n"));
+    let wrong = token(&app, &["validate"], &secret[1..]);
+    assert_eq!(
+        (wrong.status.code(), text(&wrong).starts_with("invalid: it has not the form")),
+        (Some(1), true)
+    );
+    let id = lines[1].split(' ').next().unwrap();
+    let deleted = token(&app, &["delete", "--user", "alice", "--id", id], "");
+    assert_eq!(text(&deleted), format!("token {id} is deleted\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_many_pages_is_printed_whole() {
+    let app = App::start_with(Sqlite, &["--max-tokens-per-user", "1000"]).await;
+    for n in 0..205 {
+        app.issue("alice", &format!("token {n}")).await;
+    }
+    let listed = json_of(&token(&app, &["list", "--user", "alice", "--json"], ""));
+    assert_eq!(listed["tokens"].as_array().unwrap().len(), 205);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_said_and_ends_with_status_2() {
+    let app = App::start(Sqlite).await;
+    let said = |arguments: &[&str], parts: &[&str]| {
+        let output = token(&app, arguments, "");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    };
+    said(&["create", "--user", "", "--name", "x"], &["user_id: must not be empty", "name: has 1 characters"]);
+    said(&["delete", "--user", "u", "--id", "0193e4a0-0000-7000-8000-000000000000"], &["no such token"]);
+    said(&["create", "--user", "u", "--name", "name", "--expires", "soon"], &["--expires", "soon"]);
+    said(&["create", "--user", "u", "--name", "name", "--expires", "9000y"], &["9999"]);
+    said(&["validate", "pat_secret_on_the_command_line"], &["unexpected argument"]);
+    app.issue("u", "name").await;
+    said(&["create", "--user", "u", "--name", "name"], &["has a token of this name"]);
+
+    let nobody = format!("http://127.0.0.1:{}", crate::support::tools::free_port());
+    let output = latchkey::run(["token", "list", "--user", "u", "--server", &nobody], "");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&nobody) && said.contains("latchkey serve"), "{said}");
+}

@@ -1,0 +1,214 @@
+use std::time::{Duration, SystemTime};
+
+use latchkey::proto::latchkey::{CreateTokenRequest, invalid::Reason};
+use prost_types::Timestamp;
+use rstest::rstest;
+use tonic::Code;
+
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    app::{reason, violations},
+    details,
+};
+
+fn request(user: &str, name: &str) -> CreateTokenRequest {
+    CreateTokenRequest { user_id: user.into(), name: name.into(), ..CreateTokenRequest::default() }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_token_is_as_it_was_asked_for(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let before = SystemTime::now();
+    let expire_time = Timestamp::from(before + Duration::from_secs(90 * 86_400));
+    let answer = app
+        .create_with(CreateTokenRequest {
+            scopes: ["repo:write", "repo:read", "repo:write"].map(str::to_owned).into(),
+            expire_time: Some(expire_time),
+            ..request("alice", "  Terraform cafe\u{301} ")
+        })
+        .await
+        .unwrap();
+
+    let token = answer.token.unwrap();
+    assert_eq!(token.user_id, "alice");
+    assert_eq!(token.name, "Terraform caf\u{e9}");
+    assert_eq!(token.scopes, ["repo:read", "repo:write"]);
+    assert_eq!(token.last_used_time, None);
+    let micros = expire_time.nanos / 1_000 * 1_000;
+    assert_eq!(token.expire_time, Some(Timestamp { nanos: micros, ..expire_time }));
+    let created = SystemTime::try_from(token.create_time.unwrap()).unwrap();
+    assert!(created + Duration::from_micros(1) > before && created <= SystemTime::now());
+    let id: uuid::Uuid = token.id.parse().unwrap();
+    assert_eq!(id.get_version_num(), 7);
+
+    let (head, tail) = token.hint.split_once("...").unwrap();
+    let [prefix, id_text, proof] = answer.secret.split('_').collect::<Vec<_>>()[..] else {
+        panic!("{} parts", answer.secret.split('_').count())
+    };
+    assert_eq!((prefix, id_text.len(), proof.len()), ("pat", 22, 49));
+    assert_eq!(head, format!("pat_{}", &id_text[..4]));
+    assert_eq!(tail, &id_text[18..]);
+
+    let mut listed = app.page("alice", 0, "").await.unwrap().tokens;
+    assert_eq!(listed.pop(), Some(token.clone()));
+    assert_eq!(app.validate(&answer.secret).await, Ok(token));
+}
+
+#[rstest]
+#[tokio::test]
+async fn every_fault_of_a_request_is_told_at_once(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let status = app
+        .create_with(CreateTokenRequest {
+            user_id: "u".repeat(129),
+            name: " ab ".into(),
+            scopes: ["good", "Bad", ""].map(str::to_owned).into(),
+            expire_time: Some(Timestamp { seconds: 1, nanos: 0 }),
+        })
+        .await
+        .unwrap_err();
+    let said = violations(&status);
+    let fields: Vec<&str> = said.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(fields, ["user_id", "name", "scopes[1]", "scopes[2]", "expire_time"]);
+    for (field, fault) in &said {
+        assert!(status.message().contains(&format!("{field} {fault}")), "{status}");
+    }
+    assert!(said[0].1.contains("129 bytes; at most 128"));
+    assert!(said[1].1.contains("2 characters after trimming; at least 3"));
+    assert!(said[2].1.contains("a-z, 0-9"));
+    assert!(said[4].1.contains("in the future"));
+    assert_eq!(app.count("tokens").await + app.count("users").await, 0);
+}
+
+#[rstest]
+#[case::empty_user(request("", "good name"), "user_id")]
+#[case::control_in_user(request("a\0b", "good name"), "user_id")]
+#[case::empty_name(request("u", ""), "name")]
+#[case::short_name(request("u", "\u{2003}ab\u{2003}"), "name")]
+#[case::long_name(request("u", &"n".repeat(65)), "name")]
+#[case::control_in_name(request("u", "na\u{7}me"), "name")]
+#[case::bidirectional_override(request("u", "na\u{202e}me"), "name")]
+#[case::zero_width(request("u", "na\u{200b}me"), "name")]
+#[case::too_many_scopes(CreateTokenRequest { scopes: vec!["a".into(); 65], ..request("u", "name") }, "scopes")]
+#[case::long_scope(CreateTokenRequest { scopes: vec!["a".repeat(65)], ..request("u", "name") }, "scopes[0]")]
+#[case::no_timestamp(
+    CreateTokenRequest { expire_time: Some(Timestamp { seconds: i64::MAX, nanos: 0 }), ..request("u", "name") },
+    "expire_time"
+)]
+#[case::bad_nanos(
+    CreateTokenRequest { expire_time: Some(Timestamp { seconds: 9_999_999_999, nanos: -1 }), ..request("u", "name") },
+    "expire_time"
+)]
+#[tokio::test]
+async fn a_bad_field_is_named(#[case] request: CreateTokenRequest, #[case] field: &str) {
+    let app = App::start(Sqlite).await;
+    let said = violations(&app.create_with(request).await.unwrap_err());
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].0, field);
+    assert_eq!(app.count("tokens").await, 0);
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_longest_values_allowed_are_taken(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let user = "\u{1f511}".repeat(32);
+    let scopes: Vec<String> = (0..64).map(|n| format!("{n:02}{}", "x".repeat(62))).collect();
+    let request = CreateTokenRequest { scopes, ..request(&user, &"\u{1f511}".repeat(64)) };
+    let answer = app.create_with(request.clone()).await.unwrap();
+    let token = app.validate(&answer.secret).await.unwrap();
+    assert_eq!((token.user_id, token.name, token.scopes), (request.user_id, request.name, request.scopes));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_name_is_taken_until_its_token_is_deleted(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let (id, _) = app.issue("alice", "caf\u{e9}").await;
+    let taken = app.create("alice", " cafe\u{301}").await.unwrap_err();
+    assert_eq!((taken.code(), reason(&taken).as_str()), (Code::AlreadyExists, "NAME_TAKEN"));
+    app.issue("bob", "caf\u{e9}").await;
+    app.issue("alice", "CAF\u{c9}").await;
+    app.delete("alice", &id).await.unwrap();
+    app.issue("alice", "caf\u{e9}").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_user_has_fifty_live_tokens_at_most(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let (first, _) = app.issue("alice", "token 0").await;
+    for n in 1..50 {
+        app.issue("alice", &format!("token {n}")).await;
+    }
+    let full = app.create("alice", "token 50").await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted);
+    let violation = details(&full).quota_failure().unwrap().violations[0].clone();
+    assert!(violation.description.contains("50 live tokens"), "{violation:?}");
+    app.issue("bob", "token 50").await;
+
+    app.delete("alice", &first).await.unwrap();
+    app.issue("alice", "token 50").await;
+    assert_eq!(app.create("alice", "token 51").await.unwrap_err().code(), Code::ResourceExhausted);
+
+    // An expired token is not live; it keeps its name all the same.
+    app.sql("UPDATE tokens SET expires_at = '2020-01-01 00:00:00+00:00' WHERE name = 'token 1'").await;
+    app.issue("alice", "token 51").await;
+    assert_eq!(app.create("alice", "token 1").await.unwrap_err().code(), Code::AlreadyExists);
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_limit_is_a_setting(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start_with(database, &["--max-tokens-per-user", "1"]).await;
+    app.issue("alice", "one").await;
+    assert_eq!(app.create("alice", "two").await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_prefix_is_a_setting(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start_with(database, &["--token-prefix", "acme1"]).await;
+    let answer = app.create("alice", "one").await.unwrap();
+    assert!(answer.secret.starts_with("acme1_"));
+    assert!(answer.token.unwrap().hint.starts_with("acme1_"));
+    assert!(app.validate(&answer.secret).await.is_ok());
+    let app = app.restart(&[]).await;
+    assert_eq!(app.validate(&answer.secret).await, Err(Reason::Malformed));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_was_done_is_in_the_log_of_events(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let (id, _) = app.issue("alice", "one").await;
+    assert!(app.create("alice", "one").await.is_err());
+    app.delete("alice", &id).await.unwrap();
+    assert!(app.delete("alice", &id).await.is_err());
+    app.issue("alice", "two").await;
+    app.delete_user("alice").await;
+
+    let rows = app.query("SELECT kind, actor, reason FROM token_events ORDER BY id").await;
+    let events: Vec<(String, String, Option<String>)> = rows
+        .iter()
+        .map(|row| {
+            let text = |column| row.try_get::<String>("", column).unwrap();
+            (text("kind"), text("actor"), row.try_get("", "reason").unwrap())
+        })
+        .collect();
+    let event = |kind: &str, actor: &str, reason: Option<&str>| {
+        (kind.to_owned(), actor.to_owned(), reason.map(str::to_owned))
+    };
+    assert_eq!(
+        events,
+        [
+            event("token_issued", "alice", None),
+            event("token_revoked", "alice", None),
+            event("token_issued", "alice", None),
+            event("user_deleted", "identity", Some("event-1")),
+            event("token_revoked", "identity", Some("event-1")),
+        ]
+    );
+}

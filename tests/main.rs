@@ -1,0 +1,40 @@
+//! What Latchkey promises, a file a promise. The same tests run on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+/// `latchkey token …` for people and for programs.
+mod command_line;
+/// Names stay unique and limits hold, however many ask at once.
+mod concurrency;
+/// CreateToken: what it refuses, and in which words.
+mod create_token;
+/// DeleteToken: for good, and only one's own.
+mod delete_token;
+/// Reflection and health, for tools that know nothing of the service.
+mod discovery;
+/// The first start makes everything; the second finds it again.
+mod first_start;
+/// When tokens were last used is noted, and outlives a stop.
+mod last_used;
+/// ListTokens: newest first, page by page, nobody else's.
+mod list_tokens;
+/// Databases are brought up to date, by however many at once.
+mod migrations;
+/// Too many, too slow, too large: refused at once, in words a program understands.
+mod overload;
+/// Argon2 runs only where no key is at hand, and then once.
+mod proofs;
+/// The README says what is true.
+mod readme;
+/// No secret, hash, tag, key or password is ever emitted.
+mod secrecy;
+/// SIGTERM lets calls finish, within a bound.
+mod shutdown;
+/// With the database away the service says so, and recovers by itself.
+mod unhealthy_database;
+/// A deleted account's tokens never work again, and it gets no new ones.
+mod user_deleted;
+/// ValidateToken: whose token it is, or why it is not good.
+mod validate_token;

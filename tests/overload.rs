@@ -1,0 +1,137 @@
+use std::{sync::Arc, time::Duration};
+
+use h2::Reason;
+use prost::Message as _;
+use rstest::rstest;
+use tonic::Code;
+
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    details,
+    raw_http2::RawHttp2,
+    soon, until,
+};
+
+const DEADLINE_EXCEEDED: &str = "4";
+const OUT_OF_RANGE: &str = "11";
+
+fn create(user: &str, name: &str) -> Vec<u8> {
+    latchkey::proto::latchkey::CreateTokenRequest {
+        user_id: user.into(),
+        name: name.into(),
+        ..Default::default()
+    }
+    .encode_to_vec()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_callers_deadline_ends_the_call_and_leaves_nothing(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    let lock = app.lock_user("alice").await;
+    let answer = http2.call("CreateToken", &[("grpc-timeout", "200m")], &create("alice", "one")).await;
+    assert_eq!(answer["grpc-status"], DEADLINE_EXCEEDED, "{answer:?}");
+    lock.release().await;
+    // Served after whatever the call may have left waiting for the lock.
+    app.issue("alice", "two").await;
+    assert_eq!(app.names("alice").await, ["two"]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_services_own_limit_ends_a_call(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start_with(database, &["--request-timeout", "200ms"]).await;
+    let lock = app.lock_user("alice").await;
+    let late = app.create("alice", "one").await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+    lock.release().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_beyond_the_limit_are_told_at_once_to_come_back(
+    #[values(Sqlite, Postgres)] database: Database,
+) {
+    let app = Arc::new(App::start_with(database, &["--max-concurrent-requests", "1"]).await);
+    let lock = app.lock_user("alice").await;
+    let under_way = tokio::spawn({
+        let app = Arc::clone(&app);
+        async move { app.create("alice", "one").await }
+    });
+    let refused = until("a refusal", || async { app.try_validate("x", &[]).await.err() }).await;
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(details(&refused).retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+    assert!(crate::discovery::is_serving(&app, "").await, "overloaded is not unhealthy");
+    lock.release().await;
+    soon("the call under way", under_way).await.unwrap().unwrap();
+    app.validate("x").await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashes_beyond_the_queue_are_told_to_come_back() {
+    // One run of a second at a time, and nobody may wait: of two at once, one is refused.
+    let heavy = ["--argon2-memory-kib", "262144", "--argon2-concurrency", "1", "--argon2-queue", "0"];
+    let app = Arc::new(App::start_with(Sqlite, &heavy).await);
+    let calls = ["one", "two"].map(|name| {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move { app.create("alice", name).await })
+    });
+    let mut refused = Vec::new();
+    for call in calls {
+        refused.extend(call.await.unwrap().err());
+    }
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].code(), Code::ResourceExhausted);
+    assert!(details(&refused[0]).retry_info().is_some());
+}
+
+#[tokio::test]
+async fn a_message_over_64_kib_is_refused() {
+    let app = App::start(Sqlite).await;
+    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(64 * 1024))).await;
+    assert_eq!(answer["grpc-status"], OUT_OF_RANGE, "{answer:?}");
+    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(63 * 1024))).await;
+    assert_eq!(answer["grpc-status"], "3", "{answer:?}");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_are_refused() {
+    let app = App::start(Sqlite).await;
+    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    for body in [&b"\xff\xff\xff"[..], b"\x0a\x05ab", b"\x0a\x02\xff\xfe"] {
+        let answer = http2.call("CreateToken", &[], body).await;
+        assert_ne!(answer["grpc-status"], "0", "{answer:?}");
+    }
+    app.issue("alice", "still serving").await;
+}
+
+#[tokio::test]
+async fn a_connection_has_a_bounded_number_of_streams() {
+    let app = App::start_with(Sqlite, &["--max-streams", "7"]).await;
+    assert_eq!(RawHttp2::connect(app.server.grpc_addr()).await.max_streams, 7);
+}
+
+/// CVE-2023-44487: streams opened and reset at once.
+#[tokio::test]
+async fn a_flood_of_resets_ends_the_connection() {
+    let app = App::start(Sqlite).await;
+    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    let flood = async {
+        let mut send = http2.send.clone();
+        loop {
+            send = send.ready().await?;
+            let (_, mut stream) = send.send_request(RawHttp2::request("ValidateToken", &[]), false)?;
+            stream.send_reset(Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended: Result<(), h2::Error> = soon("the end of the flood", flood).await;
+    assert!(ended.is_err());
+    let closed = soon("the end of the connection", http2.closed).await.unwrap().unwrap_err();
+    // Whoever is still sending may find the connection closed before it has read why.
+    assert!(closed.reason() == Some(Reason::ENHANCE_YOUR_CALM) || closed.is_io(), "{closed}");
+    app.issue("alice", "still serving").await;
+}

@@ -1,0 +1,36 @@
+use crate::{first_start::paste, support::latchkey::Process};
+
+const README: &str = include_str!("../README.md");
+
+/// The lines of the shell block after the first line that contains `heading`.
+fn block(heading: &str) -> String {
+    let (_, rest) = README.split_once(heading).unwrap();
+    let (_, rest) = rest.split_once("```sh\n").unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn the_first_token_is_made_by_the_lines_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    let lines = block("## A first token").replace("127.0.0.1:50051", &process.grpc_addr.to_string());
+    let output = paste(&lines);
+    assert!(output.contains("\"valid\"") && output.contains("\"secret\": \"pat_"), "{output}");
+    process.stop().await;
+}
+
+#[test]
+fn every_setting_stands_in_the_table_with_its_default() {
+    let settings = <latchkey::config::Config as clap::Args>::augment_args(clap::Command::new("x"));
+    for setting in settings.get_arguments() {
+        let variable = setting.get_env().unwrap().to_str().unwrap();
+        let row = README
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{variable}` |")))
+            .unwrap_or_else(|| panic!("{variable} has no row"));
+        for default in setting.get_default_values() {
+            let default = format!("`{}`", default.to_str().unwrap());
+            assert!(row.contains(&default) || setting.get_id() == "insecure", "{row}: not {default}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+use tonic::Code;
+
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    app,
+    latchkey::Process,
+    soon, until,
+};
+
+/// A service as a process of its own, a call to it that waits for the lock, and the lock.
+async fn call_under_way(
+    app: &App,
+    settings: &[&str],
+) -> (Process, tokio::task::JoinHandle<Result<(), tonic::Status>>, app::Lock) {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&["--database-url", &app.url, "--max-concurrent-requests", "1"], settings].concat();
+    let process = Process::start(folder.path(), &settings);
+    let lock = app.lock_user("alice").await;
+    let mut client = app::connect(&process.url()).await;
+    let request = latchkey::proto::latchkey::CreateTokenRequest {
+        user_id: "alice".into(),
+        name: "under way".into(),
+        ..Default::default()
+    };
+    let call = tokio::spawn(async move { client.create_token(request).await.map(drop) });
+    // It is under way when there is no room for a second one.
+    let client = app::connect(&process.url()).await;
+    until("the call to be under way", || async {
+        let second =
+            client.clone().validate_token(latchkey::proto::latchkey::ValidateTokenRequest::default()).await;
+        second.err().filter(|status| status.code() == Code::ResourceExhausted)
+    })
+    .await;
+    (process, call, lock)
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_under_way_are_finished_and_none_is_taken(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let (process, call, lock) = call_under_way(&app, &[]).await;
+    process.signal("TERM");
+    until("the end of listening", || async { tokio::net::TcpStream::connect(process.grpc_addr).await.err() })
+        .await;
+    assert!(!call.is_finished());
+    lock.release().await;
+    soon("the call under way", call).await.unwrap().unwrap();
+    let (status, output) = process.ended().await;
+    assert!(status.success(), "{status}: {output}");
+    assert!(!output.contains("cut off"), "{output}");
+    assert_eq!(app.names("alice").await, ["under way"]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_do_not_end_are_cut_off(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let settings = ["--shutdown-grace", "300ms", "--request-timeout", "5m", "--database-timeout", "1s"];
+    let (process, call, lock) = call_under_way(&app, &settings).await;
+    let told = Instant::now();
+    process.signal("TERM");
+    let (status, output) = process.ended().await;
+    assert!(status.success(), "{status}: {output}");
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert!(soon("the call", call).await.unwrap().is_err());
+    lock.release().await;
+    assert!(app.names("alice").await.is_empty());
+}
+
+#[tokio::test]
+async fn sigint_ends_it_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    process.signal("INT");
+    assert!(process.ended().await.0.success());
+}

@@ -1,0 +1,109 @@
+//! The binary, as its users run it.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    thread::JoinHandle,
+};
+
+use super::{PATIENCE, app::CHEAP_ARGON2};
+
+/// The binary with a clean environment.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary with `input` as its standard input until it ends.
+pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &str) -> Output {
+    let mut command = command();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It may end without reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// `latchkey serve` as a process of its own.
+pub struct Process {
+    child: Child,
+    /// What it said first: where it listens, and how to try it.
+    pub greeting: Vec<String>,
+    pub grpc_addr: SocketAddr,
+    output: Vec<JoinHandle<String>>,
+}
+
+impl Process {
+    /// Starts it in `folder` and waits until it listens.
+    pub fn start(folder: &Path, settings: &[&str]) -> Self {
+        let mut command = command();
+        command.current_dir(folder).args(CHEAP_ARGON2).args(["--grpc-addr", "127.0.0.1:0"]).args(settings);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (tell, told) = mpsc::channel();
+        let output = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in stdout.lines().map_while(Result::ok) {
+                text.push_str(&line);
+                text.push('\n');
+                let _ = tell.send(line);
+            }
+            text
+        });
+        let line = || told.recv_timeout(PATIENCE).ok();
+        let (Some(listens), Some(try_it)) = (line(), line()) else {
+            let _ = child.kill();
+            panic!("it did not start: {}", log.join().unwrap());
+        };
+        let grpc_addr = listens.rsplit(' ').next().unwrap().parse().unwrap();
+        Self { child, greeting: vec![listens, try_it], grpc_addr, output: vec![output, log] }
+    }
+
+    /// The URL of its gRPC listener.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.grpc_addr)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits until it has ended, and gives all that it emitted.
+    pub async fn ended(mut self) -> (ExitStatus, String) {
+        let status = super::until("exit", || {
+            let status = self.child.try_wait().unwrap();
+            async move { status }
+        })
+        .await;
+        let output = std::mem::take(&mut self.output);
+        (status, output.into_iter().map(|reader| reader.join().unwrap()).collect())
+    }
+
+    /// Tells it to stop and waits until it has.
+    pub async fn stop(self) -> String {
+        self.signal("TERM");
+        let (status, output) = self.ended().await;
+        assert!(status.success(), "{status}: {output}");
+        output
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

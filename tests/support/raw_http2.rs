@@ -1,0 +1,72 @@
+//! HTTP/2 without a gRPC library between: to send what such a library would not send, and see what it would hide.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use h2::client::SendRequest;
+use tokio::net::TcpStream;
+use tonic::codegen::{Bytes, http::Request};
+
+use super::soon;
+
+/// A connection.
+pub struct RawHttp2 {
+    pub send: SendRequest<Bytes>,
+    /// How many streams the server lets a client have open.
+    pub max_streams: usize,
+    pub closed: tokio::task::JoinHandle<Result<(), h2::Error>>,
+}
+
+impl RawHttp2 {
+    pub async fn connect(addr: SocketAddr) -> Self {
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let (send, mut connection) = h2::client::handshake(tcp).await.unwrap();
+        // The server's settings have arrived once it has answered a ping.
+        let mut ping = connection.ping_pong().unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let closed = tokio::spawn(async move {
+            let pong = ping.ping(h2::Ping::opaque());
+            tokio::pin!(pong);
+            let mut tell = Some(tell);
+            std::future::poll_fn(|cx| {
+                if tell.is_some() && pong.as_mut().poll(cx).is_ready() {
+                    let _ = tell.take().unwrap().send(connection.max_concurrent_send_streams());
+                }
+                Future::poll(std::pin::Pin::new(&mut connection), cx)
+            })
+            .await
+        });
+        let max_streams = soon("pong", told).await.unwrap();
+        Self { send, max_streams, closed }
+    }
+
+    /// A gRPC request without its body.
+    pub fn request(method: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::post(format!("http://test/latchkey.v1.TokenService/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    /// Calls a method with a protobuf body, and gives the headers and trailers of the answer together.
+    pub async fn call(&self, method: &str, headers: &[(&str, &str)], body: &[u8]) -> HashMap<String, String> {
+        let mut send = self.send.clone().ready().await.unwrap();
+        let (answer, mut stream) = send.send_request(Self::request(method, headers), false).unwrap();
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        let message: Vec<u8> = [&[0], &length[..], body].concat();
+        stream.send_data(message.into(), true).unwrap();
+        let answer = soon("answer", answer).await.unwrap();
+        let mut all: Vec<_> = answer.headers().clone().into_iter().collect();
+        let mut body = answer.into_body();
+        while let Some(data) = body.data().await {
+            let data = data.unwrap();
+            body.flow_control().release_capacity(data.len()).unwrap();
+        }
+        all.extend(body.trailers().await.unwrap().unwrap_or_default());
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name?.to_string(), value.to_str().unwrap().to_owned())))
+            .collect()
+    }
+}
