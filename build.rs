@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const PROTOS: [&str; 1] = ["latchkey/v1/token_service.proto"];
+const PROTOS: [&str; 2] = ["latchkey/v1/token_service.proto", "identity/v1/user_events.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

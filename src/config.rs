@@ -16,6 +16,7 @@ use clap::{Args, Command, Parser, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
+    events::NatsSettings,
     store::{DatabaseUrl, PoolLimits},
     token::{HashLimits, Prefix},
 };
@@ -27,6 +28,10 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub grpc_addr: SocketAddr,
 
+    /// Address of the HTTP listener, which takes events.
+    #[arg(long, env = "LATCHKEY_HTTP_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub http_addr: SocketAddr,
+
     /// Listen on an address that is not loopback although callers are not authenticated and nothing is encrypted.
     #[arg(long, env = "LATCHKEY_INSECURE")]
     pub insecure: bool,
@@ -34,6 +39,10 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub database: DatabaseConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub nats: NatsConfig,
 
     /// What each token begins with: 2 to 16 lower-case letters and digits, a letter first. Tokens with another prefix
     /// are not recognised: never change it while tokens are in use.
@@ -133,6 +142,60 @@ pub struct DatabaseConfig {
     pub log_format: LogFormat,
 }
 
+/// Settings of the subscriber to the identity service's events.
+#[derive(Args, Clone, Debug)]
+pub struct NatsConfig {
+    /// NATS server that carries the identity service's events: nats://USER:PASSWORD@HOST:PORT, or tls://…; several
+    /// with commas between. Default: none, and no subscriber.
+    #[arg(long, env = "LATCHKEY_NATS_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
+    pub nats_url: Option<SecretString>,
+
+    /// JetStream stream of the identity service.
+    #[arg(long, env = "LATCHKEY_NATS_STREAM", value_name = "NAME", default_value = "IDENTITY",
+        value_parser = nats_name)]
+    pub nats_stream: String,
+
+    /// Subject of UserDeleted on that stream.
+    #[arg(long, env = "LATCHKEY_NATS_SUBJECT", value_name = "SUBJECT",
+        default_value = "identity.v1.user_deleted", value_parser = nats_subject)]
+    pub nats_subject: String,
+
+    /// Name of the durable consumer that all replicas share.
+    #[arg(long, env = "LATCHKEY_NATS_DURABLE", value_name = "NAME", default_value = "latchkey",
+        value_parser = nats_name)]
+    pub nats_durable: String,
+
+    /// Make the stream where there is none. It is the identity service's: for development.
+    #[arg(long, env = "LATCHKEY_NATS_CREATE_STREAM")]
+    pub nats_create_stream: bool,
+
+    /// How long the broker waits for an answer before it delivers a message again: 1s to 10m. Of a consumer that
+    /// exists it is not changed.
+    #[arg(long, env = "LATCHKEY_NATS_ACK_WAIT", value_name = "DURATION", default_value = "30s",
+        value_parser = duration::<1_000, 600_000>)]
+    pub nats_ack_wait: Duration,
+
+    /// File with NATS credentials (.creds).
+    #[arg(long, env = "LATCHKEY_NATS_CREDENTIALS", value_name = "FILE")]
+    pub nats_credentials: Option<PathBuf>,
+
+    /// Insist on TLS.
+    #[arg(long, env = "LATCHKEY_NATS_TLS")]
+    pub nats_tls: bool,
+
+    /// PEM file with certificate authorities to trust beside the machine's.
+    #[arg(long, env = "LATCHKEY_NATS_TLS_CA", value_name = "FILE")]
+    pub nats_tls_ca: Option<PathBuf>,
+
+    /// PEM file with this client's certificate.
+    #[arg(long, env = "LATCHKEY_NATS_TLS_CERT", value_name = "FILE", requires = "nats_tls_key")]
+    pub nats_tls_cert: Option<PathBuf>,
+
+    /// PEM file with the key of this client's certificate.
+    #[arg(long, env = "LATCHKEY_NATS_TLS_KEY", value_name = "FILE", requires = "nats_tls_cert")]
+    pub nats_tls_key: Option<PathBuf>,
+}
+
 /// The form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -197,11 +260,16 @@ pub enum ConfigError {
     DatabaseUrl(#[from] crate::store::DatabaseUrlFault),
     /// The address can be reached from elsewhere, and nothing protects it.
     #[error(
-        "--grpc-addr (LATCHKEY_GRPC_ADDR) is {0}, which is not loopback, and callers are not authenticated; \
+        "{setting} is {addr}, which is not loopback, and callers are not authenticated; \
          listen on 127.0.0.1 or [::1], or set --insecure (LATCHKEY_INSECURE=true) where something else keeps \
          strangers out"
     )]
-    Exposed(SocketAddr),
+    Exposed {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        addr: SocketAddr,
+    },
 }
 
 impl Config {
@@ -227,10 +295,13 @@ impl Config {
     ///
     /// [`ConfigError::Exposed`].
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.grpc_addr.ip().is_loopback() || self.insecure {
-            Ok(())
-        } else {
-            Err(ConfigError::Exposed(self.grpc_addr))
+        let addresses = [
+            ("--grpc-addr (LATCHKEY_GRPC_ADDR)", self.grpc_addr),
+            ("--http-addr (LATCHKEY_HTTP_ADDR)", self.http_addr),
+        ];
+        match addresses.into_iter().find(|(_, addr)| !addr.ip().is_loopback()) {
+            Some((setting, addr)) if !self.insecure => Err(ConfigError::Exposed { setting, addr }),
+            _ => Ok(()),
         }
     }
 
@@ -264,6 +335,24 @@ impl DatabaseConfig {
     /// How much of the database is used at once.
     pub fn pool_limits(&self) -> PoolLimits {
         PoolLimits { connections: self.database_connections, timeout: self.database_timeout }
+    }
+}
+
+impl NatsConfig {
+    /// Where the events come from, if they come by NATS.
+    pub fn settings(&self) -> Option<NatsSettings> {
+        Some(NatsSettings {
+            url: self.nats_url.clone()?,
+            stream: self.nats_stream.clone(),
+            subject: self.nats_subject.clone(),
+            durable: self.nats_durable.clone(),
+            create_stream: self.nats_create_stream,
+            ack_wait: self.nats_ack_wait,
+            credentials: self.nats_credentials.clone(),
+            tls: self.nats_tls,
+            tls_ca: self.nats_tls_ca.clone(),
+            tls_identity: self.nats_tls_cert.clone().zip(self.nats_tls_key.clone()),
+        })
     }
 }
 
@@ -328,6 +417,28 @@ fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command
 
 fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
     Ok(SecretString::from(text))
+}
+
+/// A name of a stream or consumer, as JetStream allows it.
+fn nats_name(text: &str) -> Result<String, &'static str> {
+    let forbidden = |letter: char| letter.is_whitespace() || letter.is_control() || ".*>/\\".contains(letter);
+    if (1..=255).contains(&text.len()) && !text.contains(forbidden) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 255 bytes without white space and '.', '*', '>', '/' and '\\'")
+    }
+}
+
+/// A subject, as NATS allows it.
+fn nats_subject(text: &str) -> Result<String, &'static str> {
+    let good = |token: &str| {
+        !token.is_empty() && !token.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+    };
+    if text.split('.').all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be words with '.' between and no white space")
+    }
 }
 
 /// A time span such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
@@ -430,6 +541,7 @@ mod tests {
 
     #[test]
     fn an_address_for_strangers_needs_insecure() {
+        assert!(parse(&["--http-addr", "0.0.0.0:1"]).unwrap().check().is_err());
         for (address, good) in [
             ("127.0.0.1:1", true),
             ("[::1]:1", true),

@@ -11,6 +11,8 @@
 //! | [`telemetry`] | the log |
 //! | **doors** | translate a protocol, hold no rules |
 //! | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
+//! | [`http`] | `POST /events` |
+//! | [`events`] | UserDeleted: its forms, and the subscriber on NATS JetStream |
 //! | **rules** | |
 //! | [`registry`] | issue, list, revoke, validate |
 //! | [`validation`] | from a secret to its token; notes of last use |
@@ -21,7 +23,9 @@
 
 pub mod client;
 pub mod config;
+pub mod events;
 pub mod grpc;
+pub mod http;
 pub mod proto;
 pub mod registry;
 pub mod server;

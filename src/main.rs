@@ -90,7 +90,7 @@ async fn serve(config: Config) -> Result<ExitCode, AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = Server::start(&config).await?;
-    greet(server.grpc_addr());
+    greet(server.grpc_addr(), server.http_addr());
     let stop = server.stopper();
     tokio::spawn(async move {
         tokio::select! {
@@ -105,13 +105,13 @@ async fn serve(config: Config) -> Result<ExitCode, AnyError> {
 }
 
 /// Says where it listens and how to try it.
-fn greet(addr: SocketAddr) {
-    tracing::info!(grpc = %addr, "listening");
+fn greet(grpc: SocketAddr, http: SocketAddr) {
+    tracing::info!(%grpc, %http, "listening");
     // Nobody may be there to read it.
     let _ = write!(
         io::stdout(),
-        "latchkey listens for gRPC on {addr}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
-         {addr} latchkey.v1.TokenService/CreateToken\n",
+        "latchkey listens for gRPC on {grpc} and for HTTP on {http}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
+         {grpc} latchkey.v1.TokenService/CreateToken\n",
     );
     let _ = io::stdout().flush();
 }

@@ -26,5 +26,11 @@ pub mod latchkey {
     }
 }
 
+/// `identity.v1`: what the identity service publishes.
+#[allow(missing_docs, clippy::all)]
+pub mod identity {
+    tonic::include_proto!("identity.v1");
+}
+
 /// What both packages say of themselves, for reflection.
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -202,8 +202,8 @@ impl TokenRegistry {
         Ok(())
     }
 
-    /// Revokes every token of a user whose account was deleted, and lets none be issued again. Doing it twice changes
-    /// nothing. `actor` and `reason` go into the log of events.
+    /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
+    /// issued again. Doing it twice changes nothing. `actor` and `event_id` go into the log of events.
     ///
     /// # Errors
     ///
@@ -211,22 +211,23 @@ impl TokenRegistry {
     pub async fn revoke_user(
         &self,
         user: &UserId,
+        deleted_at: Option<DateTime<Utc>>,
         actor: &str,
-        reason: Option<&str>,
+        event_id: &str,
     ) -> Result<(), RegistryError> {
         let write = self.store.begin().await?;
         if write.lock_user(user).await?.is_some() {
             return Ok(());
         }
         let now = token::now();
-        write.mark_user_deleted(user, now).await?;
+        write.mark_user_deleted(user, deleted_at.map_or(now, |at| now.min(at))).await?;
         let revoked = write.revoke_tokens_of_user(user, now).await?;
-        let event =
-            Event { at: now, kind: EventKind::UserDeleted, token_id: None, user_id: user, actor, reason };
+        let kind = EventKind::UserDeleted;
+        let event = Event { at: now, kind, token_id: None, user_id: user, actor, reason: Some(event_id) };
         write.record(event).await?;
         write.record_revoked_of_user(event).await?;
         write.commit().await?;
-        tracing::info!(user_id = user.as_str(), revoked, "user deleted");
+        tracing::info!(user_id = user.as_str(), revoked, actor, event_id, "user deleted");
         Ok(())
     }
 

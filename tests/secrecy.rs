@@ -10,12 +10,14 @@ use crate::{
         App,
         Database::{self, Postgres, Sqlite},
         latchkey::Process,
+        nats::Nats,
         postgres,
     },
     validate_token::forge,
 };
 
 const PASSWORD: &str = "correct-horse-battery";
+const NATS_PASSWORD: &str = "staple-of-nats";
 
 /// Every form in which bytes may come to be printed.
 fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -39,8 +41,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Calls everything with good and bad input, and gives the secrets of the tokens that were issued.
 async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>, String) {
-    let process =
-        Process::start(folder, &[&["--database-url", app_url, "--log", "trace"], settings].concat());
+    let nats = Nats::start_with(
+        tempfile::tempdir().unwrap(),
+        &format!("authorization {{ user: latchkey, password: {NATS_PASSWORD:?} }}"),
+    );
+    let nats_url = nats.url().replace("nats://", &format!("nats://latchkey:{NATS_PASSWORD}@"));
+    let common =
+        ["--database-url", app_url, "--log", "trace", "--nats-url", &nats_url, "--nats-create-stream"];
+    let process = Process::start(folder, &[&common, settings].concat());
     let mut client = crate::support::app::connect(&process.url()).await;
     let mut secrets = Vec::new();
     for (user, name) in
@@ -80,6 +88,18 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
         };
         let _ = client.delete_token(request).await;
     }
+    let event = br#"{"specversion": "1.0", "id": "e-1", "source": "/identity", "type": "identity.v1.UserDeleted", "data": {"userId": "bob"}}"#;
+    let headers = [("content-type", "application/cloudevents+json")];
+    for body in [&event[..], &event[1..]] {
+        let _ = crate::support::http::send(process.http_addr, "POST /events", &headers, body).await;
+    }
+    let health = tonic_health::pb::HealthCheckRequest { service: "latchkey.v1.UserEvents".into() };
+    let channel = tonic::transport::Channel::from_shared(process.url()).unwrap().connect().await.unwrap();
+    let mut watch =
+        tonic_health::pb::health_client::HealthClient::new(channel).watch(health).await.unwrap().into_inner();
+    while watch.message().await.unwrap().unwrap().status()
+        != tonic_health::pb::health_check_response::ServingStatus::Serving
+    {}
     // What is refused may be quoted in an error: the secret must not be.
     let output = process.stop().await;
     let refused: Vec<String> = tried.into_iter().filter(|secret| !secret.is_empty()).collect();
@@ -116,7 +136,8 @@ async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
     output.push_str(&second);
     assert!(output.contains("token issued") && output.contains("TRACE"), "the log has what it should have");
 
-    let mut hidden = vec![PASSWORD.as_bytes().to_vec()];
+    assert!(output.contains("attached"), "the log has what it should have");
+    let mut hidden = vec![PASSWORD.as_bytes().to_vec(), NATS_PASSWORD.as_bytes().to_vec()];
     for secret in &secrets {
         // The proof part, so that the public id in the log is not taken for it.
         hidden.push(secret.as_bytes()[27..70].to_vec());

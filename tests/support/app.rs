@@ -61,6 +61,8 @@ impl App {
             "serve",
             "--grpc-addr",
             "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
             "--database-url",
             &url,
             "--data-dir",
@@ -166,11 +168,18 @@ impl App {
 
     /// What the identity service's message does.
     pub async fn delete_user(&self, user: &str) {
-        self.server
-            .registry()
-            .revoke_user(&user.parse().unwrap(), "identity", Some("event-1"))
-            .await
-            .unwrap();
+        let event = serde_json::json!({
+            "specversion": "1.0",
+            "id": "event-1",
+            "source": "/identity",
+            "type": "identity.v1.UserDeleted",
+            "data": { "userId": user },
+        });
+        let headers = [("content-type", "application/cloudevents+json")];
+        let body = event.to_string();
+        let (status, _, said) =
+            super::http::send(self.server.http_addr(), "POST /events", &headers, body.as_bytes()).await;
+        assert_eq!(status, 202, "{said}");
     }
 
     /// A connection to the database beside the service's.
@@ -196,17 +205,20 @@ impl App {
         rows[0].try_get("", "n").unwrap()
     }
 
-    /// Locks the row of `user` (on SQLite: the database), until the connection is dropped or rolls back.
+    /// Locks the row of `user` (on SQLite: the database), making it first, until the lock is released.
     pub async fn lock_user(&self, user: &str) -> Lock {
+        self.sql(&format!("INSERT INTO users (user_id) VALUES ('{user}') ON CONFLICT DO NOTHING")).await;
         let mut options = sea_orm::ConnectOptions::new(&self.url);
         options.max_connections(1).sqlx_logging(false);
         let connection = sea_orm::Database::connect(options).await.unwrap();
-        let begin = if self.url.starts_with("sqlite") { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        connection.execute_unprepared(begin).await.unwrap();
-        let row = format!(
-            "INSERT INTO users (user_id) VALUES ('{user}') ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id"
-        );
-        connection.execute_unprepared(&row).await.unwrap();
+        if self.url.starts_with("sqlite") {
+            connection.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        } else {
+            connection.execute_unprepared("BEGIN").await.unwrap();
+            // Whoever waits for a row lock gets it in the order of asking.
+            let lock = format!("SELECT FROM users WHERE user_id = '{user}' FOR UPDATE");
+            connection.execute_unprepared(&lock).await.unwrap();
+        }
         Lock(connection)
     }
 }

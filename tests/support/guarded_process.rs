@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
 };
 
 use super::PATIENCE;
@@ -16,6 +16,7 @@ use super::PATIENCE;
 #[derive(Debug)]
 pub struct GuardedProcess {
     shell: Child,
+    output: Arc<Mutex<String>>,
 }
 
 const WATCH: &str = r#"signal=$1; ready=$2; shift 2; "$@" 2>&1 & read -r _; kill -s "$signal" $!; wait $!"#;
@@ -40,22 +41,35 @@ impl GuardedProcess {
         let (tell, told) = mpsc::channel();
         let ready = ready.to_owned();
         // Reads to the end, so that the server never waits for its reader.
-        std::thread::spawn(move || {
-            let mut seen = String::new();
-            for line in output.lines().map_while(Result::ok) {
-                if line.contains(&ready) {
-                    let _ = tell.send(Ok(()));
+        let seen = Arc::new(Mutex::new(String::new()));
+        std::thread::spawn({
+            let seen = Arc::clone(&seen);
+            move || {
+                for line in output.lines().map_while(Result::ok) {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push_str(&line);
+                    seen.push('\n');
+                    if line.contains(&ready) {
+                        let _ = tell.send(true);
+                    }
                 }
-                seen.push_str(&line);
-                seen.push('\n');
+                let _ = tell.send(false);
             }
-            let _ = tell.send(Err(seen));
         });
         match told.recv_timeout(PATIENCE) {
-            Ok(Ok(())) => Self { shell },
-            Ok(Err(output)) => panic!("{} did not start:\n{output}", program.display()),
-            Err(_) => panic!("{} was not ready within {PATIENCE:?}", program.display()),
+            Ok(true) => Self { shell, output: seen },
+            Ok(false) => panic!("{} did not start:\n{}", program.display(), seen.lock().unwrap()),
+            Err(_) => {
+                panic!("{} was not ready within {PATIENCE:?}:\n{}", program.display(), seen.lock().unwrap())
+            }
         }
+    }
+}
+
+impl GuardedProcess {
+    /// Waits until its output, from the start on, contains `text`.
+    pub async fn says(&self, text: &str) {
+        super::until(text, || async { self.output.lock().unwrap().contains(text).then_some(()) }).await;
     }
 }
 

@@ -29,12 +29,31 @@ pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &str)
     child.wait_with_output().unwrap()
 }
 
+/// Runs the binary in `folder` with arguments that it must refuse, and gives what it said.
+pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = command();
+    command.current_dir(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let started = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+    said
+}
+
 /// `latchkey serve` as a process of its own.
 pub struct Process {
     child: Child,
     /// What it said first: where it listens, and how to try it.
     pub greeting: Vec<String>,
     pub grpc_addr: SocketAddr,
+    pub http_addr: SocketAddr,
     output: Vec<JoinHandle<String>>,
 }
 
@@ -42,7 +61,8 @@ impl Process {
     /// Starts it in `folder` and waits until it listens.
     pub fn start(folder: &Path, settings: &[&str]) -> Self {
         let mut command = command();
-        command.current_dir(folder).args(CHEAP_ARGON2).args(["--grpc-addr", "127.0.0.1:0"]).args(settings);
+        command.current_dir(folder).args(CHEAP_ARGON2).args(settings);
+        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = std::thread::spawn(move || {
@@ -66,13 +86,20 @@ impl Process {
             let _ = child.kill();
             panic!("it did not start: {}", log.join().unwrap());
         };
-        let grpc_addr = listens.rsplit(' ').next().unwrap().parse().unwrap();
-        Self { child, greeting: vec![listens, try_it], grpc_addr, output: vec![output, log] }
+        let mut addrs = listens.split(' ').filter_map(|word| word.parse().ok());
+        let (grpc_addr, http_addr) = (addrs.next().unwrap(), addrs.next().unwrap());
+        Self { child, greeting: vec![listens, try_it], grpc_addr, http_addr, output: vec![output, log] }
     }
 
     /// The URL of its gRPC listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc_addr)
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Sends it a signal.

@@ -2,8 +2,11 @@
 
 pub mod app;
 pub mod guarded_process;
+pub mod http;
 pub mod latchkey;
+pub mod nats;
 pub mod postgres;
+pub mod proxy;
 pub mod raw_http2;
 pub mod tools;
 

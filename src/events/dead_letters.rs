@@ -1,0 +1,87 @@
+//! Messages that can never be read: kept, with the reason, for a person to look at.
+
+use std::time::Duration;
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, stream},
+};
+
+/// Where the copies go. Both names are relied on from outside.
+const STREAM: &str = "LATCHKEY_DEAD_LETTERS";
+const SUBJECT: &str = "latchkey.v1.dead_letter";
+/// How long and how many are kept: somebody looks, or nobody ever will.
+const MAX_AGE: Duration = Duration::from_secs(90 * 86_400);
+const MAX_MESSAGES: i64 = 100_000;
+/// What the copy's headers may add to a message, in bytes, below what the broker takes as one.
+const HEADROOM: usize = 4 * 1024;
+/// The longest reason that is kept, in bytes: a fault may quote what it is about.
+const MAX_REASON: usize = 1024;
+
+/// Makes the stream of dead letters where there is none.
+pub(super) async fn prepare(jetstream: &jetstream::Context) -> Result<(), async_nats::Error> {
+    let config = stream::Config {
+        name: STREAM.to_owned(),
+        description: Some("Messages that Latchkey could never read, with the reason".to_owned()),
+        subjects: vec![SUBJECT.to_owned()],
+        max_age: MAX_AGE,
+        max_messages: MAX_MESSAGES,
+        ..stream::Config::default()
+    };
+    jetstream.get_or_create_stream(config).await?;
+    Ok(())
+}
+
+/// Copies a message, and returns once JetStream has the copy. The same message copied twice within JetStream's window
+/// for duplicates is kept once.
+pub(super) async fn bury(
+    jetstream: &jetstream::Context,
+    message: &jetstream::Message,
+    reason: &str,
+) -> Result<(), async_nats::Error> {
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        let name = name.to_string();
+        // These tell the broker what to do with a message; on the copy they only tell what was.
+        let kept = if name.to_ascii_lowercase().starts_with("nats-") {
+            format!("Latchkey-Original-{name}")
+        } else {
+            name
+        };
+        for value in values {
+            headers.append(kept.as_str(), value.as_str());
+        }
+    }
+    headers.insert("Latchkey-Reason", one_line(reason).as_str());
+    headers.insert("Latchkey-Subject", message.subject.as_str());
+    if let Ok(info) = message.info() {
+        headers.insert("Latchkey-Stream", info.stream);
+        headers.insert("Latchkey-Stream-Sequence", info.stream_sequence.to_string().as_str());
+        headers.insert("Nats-Msg-Id", format!("{}:{}", info.stream, info.stream_sequence).as_str());
+    }
+    let room =
+        jetstream.client().server_info().max_payload.saturating_sub(headers_length(&headers) + HEADROOM);
+    let mut body = message.payload.clone();
+    if body.len() > room {
+        headers.insert("Latchkey-Truncated-From", body.len().to_string().as_str());
+        body.truncate(room);
+    }
+    jetstream.publish_with_headers(SUBJECT, headers, body).await?.await?;
+    Ok(())
+}
+
+fn headers_length(headers: &HeaderMap) -> usize {
+    let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| line(name.as_ref(), value.as_str())))
+        .sum()
+}
+
+/// The reason as a header's value: no line breaks, not too long.
+fn one_line(reason: &str) -> String {
+    let mut line: String =
+        reason.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    line.truncate(line.floor_char_boundary(MAX_REASON));
+    line
+}

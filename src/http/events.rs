@@ -1,0 +1,32 @@
+//! `POST /events`: CloudEvents over HTTP, binary and structured (CloudEvents HTTP Protocol Binding 1.0.2).
+//!
+//! 202 once what the event says is committed; 400 for one that will never be understood; 503 for a passing fault, so
+//! that a sender that retries loses nothing.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+
+use super::problem::Problem;
+use crate::{events::UserDeleted, registry::TokenRegistry};
+
+pub(super) async fn receive(
+    State(registry): State<Arc<TokenRegistry>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Problem> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let event = UserDeleted::read(header, &body, None).map_err(|fault| {
+        tracing::warn!(reason = %fault, "an event can never be read");
+        Problem::bad_request(fault.to_string())
+    })?;
+    event.apply(&registry).await.map_err(|fault| {
+        tracing::warn!(%fault, event = event.event_id, "an event could not be handled");
+        Problem::unavailable("the event could not be handled now; send it again")
+    })?;
+    Ok(StatusCode::ACCEPTED)
+}

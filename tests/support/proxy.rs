@@ -1,0 +1,53 @@
+//! A TCP proxy that can stop passing on what clients send, as a network that swallows it would.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// A proxy on a free port.
+pub struct Proxy {
+    pub addr: SocketAddr,
+    swallow: watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// Passes connections on to `port` of this machine.
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (swallow, swallowing) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let swallowing = swallowing.clone();
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(("127.0.0.1", port)).await?;
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let back = tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+                    let mut buffer = [0; 4096];
+                    loop {
+                        let length = from_client.read(&mut buffer).await?;
+                        if length == 0 {
+                            break;
+                        }
+                        if !*swallowing.borrow() {
+                            to_server.write_all(&buffer[..length]).await?;
+                        }
+                    }
+                    back.abort();
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        Self { addr, swallow }
+    }
+
+    /// From now on nothing that a client sends arrives; what the server sends still does.
+    pub fn swallow_requests(&self) {
+        self.swallow.send_replace(true);
+    }
+}
