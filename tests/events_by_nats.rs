@@ -384,7 +384,9 @@ async fn still_waits<T>(call: &mut tokio::task::JoinHandle<T>) {
 async fn ten_thousand_tokens_of_one_user_are_revoked_at_once() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
-    let app = attached(Postgres, &nats, &[]).await;
+    // Longer than the test waits: nobody gets their turn because the heavy user gave up.
+    let patient = ["--database-timeout", "1m", "--nats-ack-wait", "10m"];
+    let app = attached(Postgres, &nats, &patient).await;
     app.sql("CREATE EXTENSION pg_stat_statements").await;
     app.sql("INSERT INTO users (user_id) VALUES ('heavy')").await;
     app.sql(
