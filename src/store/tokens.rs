@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _,
-    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement, sea_query::Expr,
+    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement,
+    sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -71,12 +72,7 @@ impl Store {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Token>, StoreError> {
-        let mut query =
-            Entity::find().filter(Column::UserId.eq(user.as_str())).filter(Column::RevokedAt.is_null());
-        if let Some(before) = before {
-            query = query.filter(Column::Id.lt(before));
-        }
-        let rows = query.order_by_desc(Column::Id).limit(limit).all(&self.reads).await?;
+        let rows = page_query(user, before, limit).all(&self.reads).await?;
         Ok(rows.into_iter().map(Token::from).collect())
     }
 
@@ -215,6 +211,16 @@ impl Write {
     }
 }
 
+/// Served by one range of the index `tokens_page`, however many revoked tokens the user has.
+fn page_query(user: &UserId, before: Option<Uuid>, limit: u64) -> Select<Entity> {
+    let mut query =
+        Entity::find().filter(Column::UserId.eq(user.as_str())).filter(Column::RevokedAt.is_null());
+    if let Some(before) = before {
+        query = query.filter(Column::Id.lt(before));
+    }
+    query.order_by_desc(Column::Id).limit(limit)
+}
+
 pub(super) fn reason_text(reason: RevokeReason) -> &'static str {
     match reason {
         RevokeReason::Deleted => "deleted",
@@ -250,6 +256,34 @@ impl From<Model> for StoredToken {
             tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
             life,
             token: row.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sea_orm::{DbBackend, QueryTrait as _};
+
+    use super::*;
+    use crate::store::PoolLimits;
+
+    #[tokio::test]
+    async fn a_page_is_read_from_its_index_alone_and_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("test.db").display()).parse().unwrap();
+        let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
+        let store = Store::connect(&url, limits).await.unwrap();
+        store.migrate().await.unwrap();
+        for before in [None, Some(Uuid::now_v7())] {
+            let mut statement = page_query(&"alice".parse().unwrap(), before, 50).build(DbBackend::Sqlite);
+            statement.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
+            let rows = store.reads.query_all_raw(statement).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+            // One step: no sorting after it.
+            assert_eq!(plan.len(), 1, "{plan:?}");
+            assert!(plan[0].starts_with("SEARCH tokens USING INDEX tokens_page (user_id=?"), "{plan:?}");
         }
     }
 }
