@@ -55,7 +55,7 @@ pub struct Config {
     pub max_tokens_per_user: u32,
 
     /// File with the keys of the tags that spare argon2 at validation. Default: with SQLite, keyring.toml in the data
-    /// folder, made at the first start; else none, and each first validation runs argon2.
+    /// folder, made at the first start; else none, and every validation runs argon2.
     #[arg(long, env = "LATCHKEY_KEY_RING", value_name = "FILE")]
     pub key_ring: Option<PathBuf>,
 

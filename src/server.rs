@@ -169,9 +169,7 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
             (file, ring)
         }
         (None, DatabaseUrl::Postgres(_)) => {
-            tracing::warn!(
-                "no key ring (LATCHKEY_KEY_RING): the first validation of each token after a start runs argon2"
-            );
+            tracing::warn!("no key ring (LATCHKEY_KEY_RING): every validation runs argon2");
             return Ok(KeyRing::empty());
         }
     };

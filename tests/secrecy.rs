@@ -11,7 +11,6 @@ use crate::{
         Database::{self, Postgres, Sqlite},
         latchkey::Process,
         nats::Nats,
-        postgres,
     },
     validate_token::forge,
 };
@@ -247,5 +246,4 @@ async fn a_database_that_cannot_be_opened_does_not_give_its_password_away() {
         assert!(contains(&said, b"LATCHKEY_DATABASE_URL"), "{}", String::from_utf8_lossy(&said));
         assert!(!contains(&said, PASSWORD.as_bytes()), "{}", String::from_utf8_lossy(&said));
     }
-    let _ = postgres::Postgres::shared();
 }

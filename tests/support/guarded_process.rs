@@ -19,7 +19,7 @@ pub struct GuardedProcess {
     output: Arc<Mutex<String>>,
 }
 
-const WATCH: &str = r#"signal=$1; ready=$2; shift 2; "$@" 2>&1 & read -r _; kill -s "$signal" $!; wait $!"#;
+const WATCH: &str = r#"signal=$1; shift; "$@" 2>&1 & read -r _; kill -s "$signal" $!; wait $!"#;
 
 impl GuardedProcess {
     /// Starts `program` as user `uid` and waits until a line of its output contains `ready`.
@@ -31,7 +31,7 @@ impl GuardedProcess {
         ready: &str,
     ) -> Self {
         let mut command = Command::new("sh");
-        command.args(["-c", WATCH, "sh", stop_signal, ready]).arg(program).args(arguments);
+        command.args(["-c", WATCH, "sh", stop_signal]).arg(program).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
         if let Some(uid) = uid {
             command.uid(uid).gid(uid);
