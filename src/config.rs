@@ -19,6 +19,7 @@ use crate::{
     events::NatsSettings,
     store::{DatabaseUrl, PoolLimits},
     token::{HashLimits, Prefix},
+    validation::ValidationLimits,
 };
 
 /// Settings of `latchkey serve`.
@@ -55,7 +56,7 @@ pub struct Config {
     pub max_tokens_per_user: u32,
 
     /// File with the keys of the tags that spare argon2 at validation. Default: with SQLite, keyring.toml in the data
-    /// folder, made at the first start; else none, and every validation runs argon2.
+    /// folder, made at the first start; else none, and argon2 runs for each token that is not in memory.
     #[arg(long, env = "LATCHKEY_KEY_RING", value_name = "FILE")]
     pub key_ring: Option<PathBuf>,
 
@@ -94,6 +95,29 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_MAX_STREAMS", value_name = "COUNT", default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_streams: u32,
+
+    /// How many tokens are kept in memory, so that validating them needs no database: 1 to 10000000. One that takes more
+    /// than 400 bytes counts as more.
+    #[arg(long, env = "LATCHKEY_CACHE_ENTRIES", value_name = "COUNT", default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub cache_entries: u64,
+
+    /// How many secrets that are not in memory may be looked up at once: 1 to 10000. Further ones are told to come back
+    /// later.
+    #[arg(long, env = "LATCHKEY_MAX_COLD_LOOKUPS", value_name = "COUNT", default_value_t = 256,
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub max_cold_lookups: u16,
+
+    /// How often it is looked what other replicas revoked: 10ms to 1m.
+    #[arg(long, env = "LATCHKEY_REVOCATION_POLL", value_name = "DURATION", default_value = "100ms",
+        value_parser = duration::<10, 60_000>)]
+    pub revocation_poll: Duration,
+
+    /// For how long a token is answered from memory when it cannot be seen what was revoked: 0s to 10m. After that the
+    /// database is asked for every token.
+    #[arg(long, env = "LATCHKEY_MAX_STALENESS", value_name = "DURATION", default_value = "5s",
+        value_parser = duration::<0, 600_000>)]
+    pub max_staleness: Duration,
 
     /// How often it is written down when tokens were last used: 1s to 1h.
     #[arg(long, env = "LATCHKEY_LAST_USED_INTERVAL", value_name = "DURATION", default_value = "30s",
@@ -302,6 +326,15 @@ impl Config {
         match addresses.into_iter().find(|(_, addr)| !addr.ip().is_loopback()) {
             Some((setting, addr)) if !self.insecure => Err(ConfigError::Exposed { setting, addr }),
             _ => Ok(()),
+        }
+    }
+
+    /// How tokens are kept in memory.
+    pub fn validation_limits(&self) -> ValidationLimits {
+        ValidationLimits {
+            cache_entries: self.cache_entries,
+            cold_lookups: usize::from(self.max_cold_lookups),
+            max_staleness: self.max_staleness,
         }
     }
 

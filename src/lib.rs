@@ -15,7 +15,7 @@
 //! | [`events`] | UserDeleted: its forms, and the subscriber on NATS JetStream |
 //! | **rules** | |
 //! | [`registry`] | issue, list, revoke, validate |
-//! | [`validation`] | from a secret to its token; notes of last use |
+//! | [`validation`] | from a secret to its token: memory, the tail of the revocations, notes of last use |
 //! | **ground** | |
 //! | [`store`] | the database; the only place that knows SQL (its schema: the `migrations` crate) |
 //! | [`token`] | what a token is: secret, checksum, proofs, name, scopes |

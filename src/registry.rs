@@ -1,22 +1,25 @@
 //! The rules: who may have which tokens, and when a token is good. Every rule stands here once.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::{
-    store::{Event, EventKind, Life, NewToken, Store, StoreError, StoredToken},
+    store::{Event, EventKind, Life, NewToken, Store, StoreError},
     token::{
         self, Expiry, HashError, Prefix, Prover, RevokeReason, Scopes, Secret, Token, TokenName, UserId,
     },
-    validation::{LastUsed, Unknowable, authenticate},
+    validation::{Authenticated, Authenticator, LastUsed, RevocationTail, Unknowable, ValidationLimits},
 };
 
 /// Issues, lists, revokes and validates tokens.
 #[derive(Debug)]
 pub struct TokenRegistry {
     store: Store,
-    prover: Prover,
+    prover: Arc<Prover>,
+    authenticator: Authenticator,
     prefix: Prefix,
     max_live_tokens: u64,
     last_used: LastUsed,
@@ -57,7 +60,7 @@ pub struct Page {
 #[derive(Debug)]
 pub enum Verdict {
     /// It is: act as the token's user.
-    Valid(Token),
+    Valid(Arc<Token>),
     /// It is not.
     Invalid(Reason),
 }
@@ -97,6 +100,9 @@ pub enum RegistryError {
     /// The user has no such token that is not revoked.
     #[error("the user has no such token")]
     NotFound,
+    /// As many secrets as may be are being looked up.
+    #[error("too many secrets are being looked up")]
+    Busy,
     /// A secret could not be hashed.
     #[error(transparent)]
     Hash(#[from] HashError),
@@ -111,6 +117,7 @@ pub enum RegistryError {
 impl From<Unknowable> for RegistryError {
     fn from(fault: Unknowable) -> Self {
         match fault {
+            Unknowable::Busy => Self::Busy,
             Unknowable::Store(fault) => Self::Store(fault),
             Unknowable::Hash(fault) => Self::Hash(fault),
         }
@@ -119,8 +126,16 @@ impl From<Unknowable> for RegistryError {
 
 impl TokenRegistry {
     /// A registry over `store` that lets each user have `max_live_tokens`.
-    pub fn new(store: Store, prover: Prover, prefix: Prefix, max_live_tokens: u64) -> Self {
-        Self { store, prover, prefix, max_live_tokens, last_used: LastUsed::default() }
+    pub fn new(
+        store: Store,
+        prover: Prover,
+        prefix: Prefix,
+        max_live_tokens: u64,
+        limits: ValidationLimits,
+    ) -> Self {
+        let prover = Arc::new(prover);
+        let authenticator = Authenticator::new(store.clone(), Arc::clone(&prover), limits);
+        Self { store, prover, authenticator, prefix, max_live_tokens, last_used: LastUsed::default() }
     }
 
     /// What the tokens begin with.
@@ -198,6 +213,7 @@ impl TokenRegistry {
         }
         write.record(by_user(EventKind::TokenRevoked, user, id, now)).await?;
         write.commit().await?;
+        self.authenticator.forget([id]);
         tracing::info!(user_id = user.as_str(), token_id = %id, "token revoked");
         Ok(())
     }
@@ -227,7 +243,9 @@ impl TokenRegistry {
         write.record(event).await?;
         write.record_revoked_of_user(event).await?;
         write.commit().await?;
-        tracing::info!(user_id = user.as_str(), revoked, actor, event_id, "user deleted");
+        let count = revoked.len();
+        self.authenticator.forget(revoked);
+        tracing::info!(user_id = user.as_str(), revoked = count, actor, event_id, "user deleted");
         Ok(())
     }
 
@@ -240,15 +258,20 @@ impl TokenRegistry {
         let Ok(secret) = Secret::parse(&self.prefix, secret) else {
             return Ok(Verdict::Invalid(Reason::Malformed));
         };
-        let Some(stored) = authenticate(&self.store, &self.prover, &secret).await? else {
+        let Some(found) = self.authenticator.authenticate(&secret).await? else {
             return Ok(Verdict::Invalid(Reason::Unknown));
         };
         let now = token::now();
-        if let Err(reason) = judge(&stored, required, now) {
+        if let Err(reason) = judge(&found, required, now) {
             return Ok(Verdict::Invalid(reason));
         }
-        self.last_used.note(stored.token.id, now);
-        Ok(Verdict::Valid(stored.token))
+        self.last_used.note(found.token.id, now);
+        Ok(Verdict::Valid(found.token))
+    }
+
+    /// What makes this replica see what others revoke.
+    pub fn revocation_tail(&self) -> RevocationTail {
+        self.authenticator.revocation_tail()
     }
 
     /// Writes down when tokens were last used.
@@ -262,12 +285,12 @@ impl TokenRegistry {
 }
 
 /// Whether a token whose secret was proven is good at `now`.
-fn judge(stored: &StoredToken, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
-    match stored.life {
+fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
+    match found.life {
         Life::Revoked(RevokeReason::Deleted) => Err(Reason::Revoked),
         Life::Revoked(RevokeReason::UserDeleted) => Err(Reason::UserDeleted),
-        Life::Live if stored.token.is_expired(now) => Err(Reason::Expired),
-        Life::Live if !stored.token.scopes.contains_all(required) => Err(Reason::MissingScope),
+        Life::Live if found.token.is_expired(now) => Err(Reason::Expired),
+        Life::Live if !found.token.scopes.contains_all(required) => Err(Reason::MissingScope),
         Life::Live => Ok(()),
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
     token::{Hasher, KeyRing, KeyRingError, Prover},
+    validation::RevocationTail,
 };
 
 /// A running service.
@@ -100,7 +101,12 @@ impl Server {
             Prover::new(hasher, keys),
             config.token_prefix.clone(),
             u64::from(config.max_tokens_per_user),
+            config.validation_limits(),
         ));
+        let mut tail = registry.revocation_tail();
+        if let Err(fault) = tail.look().await {
+            tracing::warn!(%fault, "revocations are not seen yet; every validation asks the database");
+        }
         let grpc = listen("--grpc-addr (LATCHKEY_GRPC_ADDR)", config.grpc_addr).await?;
         let http = listen("--http-addr (LATCHKEY_HTTP_ADDR)", config.http_addr).await?;
         let (grpc_addr, http_addr) = (grpc.1, http.1);
@@ -124,7 +130,7 @@ impl Server {
         doors.spawn(async { Ok(serving.await?) });
 
         let service = Service { registry: Arc::clone(&registry), store, health, stop: stop.clone() };
-        let running = tokio::spawn(service.run(doors, config.clone()));
+        let running = tokio::spawn(service.run(doors, tail, config.clone()));
         Ok(Self { grpc_addr, http_addr, registry, stop, running })
     }
 
@@ -169,7 +175,9 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
             (file, ring)
         }
         (None, DatabaseUrl::Postgres(_)) => {
-            tracing::warn!("no key ring (LATCHKEY_KEY_RING): every validation runs argon2");
+            tracing::warn!(
+                "no key ring (LATCHKEY_KEY_RING): argon2 runs for each token that is not in memory"
+            );
             return Ok(KeyRing::empty());
         }
     };
@@ -209,8 +217,14 @@ struct Service {
 
 impl Service {
     /// Runs until the doors have closed: when told to stop, or when one of them failed. Then puts things in order.
-    async fn run(self, mut doors: JoinSet<Result<(), ServeError>>, config: Config) -> Result<(), ServeError> {
+    async fn run(
+        self,
+        mut doors: JoinSet<Result<(), ServeError>>,
+        tail: RevocationTail,
+        config: Config,
+    ) -> Result<(), ServeError> {
         let watch = tokio::spawn(watch_database(self.store.clone(), self.health, self.stop.clone()));
+        let revocations = tokio::spawn(tail.follow(config.revocation_poll));
         let notes = tokio::spawn(write_notes(
             Arc::clone(&self.registry),
             config.last_used_interval,
@@ -219,6 +233,7 @@ impl Service {
         let closed = close(&mut doors, &self.stop, config.shutdown_grace).await;
         watch.await?;
         notes.await?;
+        revocations.abort();
         // After the last call, so that its use is noted.
         let bound = config.database.database_timeout;
         bounded(bound, "last uses were not written", self.registry.flush_last_used()).await;

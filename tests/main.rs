@@ -22,6 +22,8 @@ mod events_by_nats;
 mod events_under_faults;
 /// The first start makes everything; the second finds it again.
 mod first_start;
+/// A token proven once is answered from memory: no database, no argon2.
+mod hot_path;
 /// When tokens were last used is noted, and outlives a stop.
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
@@ -36,6 +38,8 @@ mod overload;
 mod proofs;
 /// The README says what is true.
 mod readme;
+/// A revocation is seen by every replica, within a bound, or nothing is answered from memory.
+mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.
 mod secrecy;
 /// SIGTERM lets calls finish, within a bound.

@@ -56,7 +56,7 @@ impl From<RegistryError> for Status {
                 let details = ErrorDetails::with_quota_failure_violation("live tokens of a user", &message);
                 Status::with_error_details(Code::ResourceExhausted, message, details)
             }
-            RegistryError::Hash(HashError::Busy) => overloaded(),
+            RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
             RegistryError::Store(StoreError::Unavailable(_) | StoreError::Timeout | StoreError::File(_)) => {
                 tracing::warn!(fault = message, "a call failed");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));

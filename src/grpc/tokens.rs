@@ -45,7 +45,7 @@ impl TokenService for Tokens {
 
         let Issued { token, secret } = self.registry.issue(Wanted { user_id, name, scopes, expiry }).await?;
         Ok(Response::new(pb::CreateTokenResponse {
-            token: Some(to_proto(token, self.registry.prefix())),
+            token: Some(to_proto(&token, self.registry.prefix())),
             secret: secret.expose_secret().to_owned(),
         }))
     }
@@ -72,7 +72,7 @@ impl TokenService for Tokens {
         let page = self.registry.list(&user, before, size).await?;
         let prefix = self.registry.prefix();
         Ok(Response::new(pb::ListTokensResponse {
-            tokens: page.tokens.into_iter().map(|token| to_proto(token, prefix)).collect(),
+            tokens: page.tokens.iter().map(|token| to_proto(token, prefix)).collect(),
             next_page_token: page.next.map(|id| page_token::encode(&user, id)).unwrap_or_default(),
         }))
     }
@@ -106,7 +106,7 @@ impl TokenService for Tokens {
         };
 
         let outcome = match self.registry.validate(secret.expose_secret(), &required).await? {
-            Verdict::Valid(token) => Outcome::Valid(to_proto(token, self.registry.prefix())),
+            Verdict::Valid(token) => Outcome::Valid(to_proto(&token, self.registry.prefix())),
             Verdict::Invalid(reason) => {
                 Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })
             }
@@ -147,7 +147,7 @@ fn token_id(text: &str) -> Result<Uuid, &'static str> {
     id.ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")
 }
 
-fn to_proto(token: Token, prefix: &Prefix) -> pb::Token {
+fn to_proto(token: &Token, prefix: &Prefix) -> pb::Token {
     pb::Token {
         id: token.id.to_string(),
         hint: token.hint(prefix),

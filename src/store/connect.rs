@@ -15,7 +15,7 @@ use std::{
 use sea_orm::{
     SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        ConnectOptions as _, Connection as _,
+        self, ConnectOptions as _, Connection as _, Postgres,
         pool::PoolOptions,
         postgres::{PgConnectOptions, PgConnection},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -68,6 +68,15 @@ pub struct PoolLimits {
 /// A connection that lay idle for longer is asked for a sign of life before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
+/// How long the connection that reads the log of events is waited for. It is short, so that a replica that was cut off
+/// is back soon after the database is.
+const LOG_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How many statements, and waits for the next statement, each bounded by the timeout, may pass in a transaction from
+/// the first event it writes to the end of its commit: three statements, two waits (see `TokenRegistry::revoke_user`);
+/// and one to spare.
+const STEPS_AFTER_FIRST_EVENT: u32 = 6;
+
 impl Store {
     /// Opens the database at `url`. Its schema may still be old: see [`Store::migrate`].
     ///
@@ -83,7 +92,7 @@ impl Store {
 }
 
 async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
-    create_private(options.get_filename()).map_err(StoreError::File)?;
+    create_private(options.get_filename()).map_err(StoreError::file)?;
     let options = options
         .clone()
         .journal_mode(SqliteJournalMode::Wal)
@@ -100,10 +109,15 @@ async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> R
             .idle_timeout(None)
     };
     let writes = pool(1).connect_with(options.clone()).await?;
-    let reads = pool(limits.connections).connect_with(options).await?;
+    let reads = pool(limits.connections).connect_with(options.clone()).await?;
+    let log = pool(1).connect_lazy_with(options);
     Ok(Store {
         reads: SqlxSqliteConnector::from_sqlx_sqlite_pool(reads),
         writes: SqlxSqliteConnector::from_sqlx_sqlite_pool(writes),
+        log: SqlxSqliteConnector::from_sqlx_sqlite_pool(log),
+        // One writer at a time: ids become visible in their order.
+        longest_write: Duration::ZERO,
+        timeout: limits.timeout,
     })
 }
 
@@ -114,22 +128,43 @@ async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Res
         .application_name("latchkey")
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
-    let pool = PoolOptions::new()
+    let reads = postgres_pool(limits).connect_with(options.clone()).await?;
+    let reads = SqlxPostgresConnector::from_sqlx_postgres_pool(reads);
+    let log = PoolLimits { connections: 1, timeout: LOG_TIMEOUT.min(limits.timeout) };
+    let log = postgres_pool(log).connect_lazy_with(options);
+    Ok(Store {
+        writes: reads.clone(),
+        reads,
+        log: SqlxPostgresConnector::from_sqlx_postgres_pool(log),
+        longest_write: limits.timeout * STEPS_AFTER_FIRST_EVENT,
+        timeout: limits.timeout,
+    })
+}
+
+fn postgres_pool(limits: PoolLimits) -> PoolOptions<Postgres> {
+    PoolOptions::new()
         .max_connections(limits.connections)
         .acquire_timeout(limits.timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection: &mut PgConnection, idle| {
+        .before_acquire(move |connection: &mut PgConnection, idle| {
             Box::pin(async move {
                 if idle.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
+                    sign_of_life(connection, limits.timeout).await?;
                 }
                 Ok(true)
             })
         })
-        .connect_with(options)
-        .await?;
-    let pool = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
-    Ok(Store { reads: pool.clone(), writes: pool })
+        // sqlx asks too, but without a bound: a connection that hangs would keep its place in the pool for ever.
+        .after_release(move |connection: &mut PgConnection, _| {
+            Box::pin(async move {
+                sign_of_life(connection, limits.timeout).await?;
+                Ok(true)
+            })
+        })
+}
+
+async fn sign_of_life(connection: &mut PgConnection, bound: Duration) -> Result<(), sqlx::Error> {
+    tokio::time::timeout(bound, connection.ping()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 /// Makes the file, and the folder it lies in, for its owner alone. SQLite gives its log files the same permissions.

@@ -1,11 +1,11 @@
 //! What can go wrong in the database, as its callers need to know it.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
 /// Why the database did not do what was asked. Shows the database's message, never the values of a row.
-#[derive(thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub enum StoreError {
     /// Out of reach, overloaded or going down: a later try may succeed.
     #[error("the database is out of reach: {0}")]
@@ -18,10 +18,16 @@ pub enum StoreError {
     Duplicate,
     /// The database's file cannot be made.
     #[error("the database's file cannot be made: {0}")]
-    File(io::Error),
+    File(Arc<io::Error>),
     /// A row holds what this version cannot read, or a statement is wrong: a later try will not succeed.
     #[error("the database refused: {0}")]
     Refused(DbErr),
+}
+
+impl StoreError {
+    pub(super) fn file(fault: io::Error) -> Self {
+        Self::File(Arc::new(fault))
+    }
 }
 
 /// As [`fmt::Display`]: the derived form would show the details that PostgreSQL sends, which may quote a whole row.

@@ -30,7 +30,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::TokenIssued => "token_issued",
             Self::TokenRevoked => "token_revoked",

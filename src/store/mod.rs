@@ -1,27 +1,30 @@
 //! The database: the only place that knows SQL.
 //!
 //! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it, instead
-//! of polling for the lock; reads go on beside them (WAL). On PostgreSQL both pools are one.
+//! of polling for the lock; reads go on beside them (WAL). On PostgreSQL both pools are one. The log of events is read
+//! through a connection of its own: however busy the others are, revocations are seen.
 
 mod connect;
 mod entity;
 mod error;
 mod events;
 mod migrate;
+mod revocations;
 mod tokens;
 mod users;
 
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, IsolationLevel, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait as _,
+    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
 
 pub use self::{
     connect::{DatabaseUrl, DatabaseUrlFault, PoolLimits, create_private_folder},
     error::StoreError,
     events::{Event, EventKind},
+    revocations::Revocations,
     tokens::{Life, NewToken, StoredToken},
 };
 
@@ -30,6 +33,9 @@ pub use self::{
 pub struct Store {
     reads: DatabaseConnection,
     writes: DatabaseConnection,
+    log: DatabaseConnection,
+    longest_write: Duration,
+    timeout: Duration,
 }
 
 /// A transaction that writes; dropped without [`Write::commit`] it changes nothing.
@@ -46,6 +52,11 @@ impl Store {
         let ping = self.reads.execute_unprepared("SELECT 1");
         tokio::time::timeout(bound, ping).await.map_err(|_| StoreError::Timeout)??;
         Ok(())
+    }
+
+    /// Awaits an answer for as long as the database has for one: its own timeouts do not help when the way to it is cut.
+    async fn bounded<T>(&self, answer: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
+        Ok(tokio::time::timeout(self.timeout, answer).await.map_err(|_| StoreError::Timeout)??)
     }
 
     /// Begins a transaction that writes.
@@ -70,6 +81,7 @@ impl Store {
     ///
     /// The database could not be closed in order.
     pub async fn close(self) -> Result<(), StoreError> {
+        self.log.close().await?;
         self.reads.close().await?;
         Ok(self.writes.close().await?)
     }

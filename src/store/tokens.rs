@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _,
-    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement,
+    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement, UpdateMany,
     sea_query::Expr,
 };
 use uuid::Uuid;
@@ -57,7 +57,7 @@ impl Store {
     ///
     /// See [`StoreError`].
     pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
-        let row = Entity::find_by_id(id).one(&self.reads).await?;
+        let row = self.bounded(Entity::find_by_id(id).one(&self.reads)).await?;
         Ok(row.map(StoredToken::from))
     }
 
@@ -72,7 +72,7 @@ impl Store {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Token>, StoreError> {
-        let rows = page_query(user, before, limit).all(&self.reads).await?;
+        let rows = self.bounded(page_query(user, before, limit).all(&self.reads)).await?;
         Ok(rows.into_iter().map(Token::from).collect())
     }
 
@@ -180,35 +180,33 @@ impl Write {
     ///
     /// See [`StoreError`].
     pub async fn revoke_token(&self, user: &UserId, id: Uuid, at: DateTime<Utc>) -> Result<bool, StoreError> {
-        Ok(self.revoke(user, Some(id), at, RevokeReason::Deleted).await? == 1)
+        let revoke = revocation(user, at, RevokeReason::Deleted).filter(Column::Id.eq(id));
+        Ok(revoke.exec(&self.0).await?.rows_affected == 1)
     }
 
-    /// Revokes every token of a user whose account is gone and tells how many there were.
+    /// Revokes every token of a user whose account is gone and tells which they were.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn revoke_tokens_of_user(&self, user: &UserId, at: DateTime<Utc>) -> Result<u64, StoreError> {
-        self.revoke(user, None, at, RevokeReason::UserDeleted).await
-    }
-
-    async fn revoke(
+    pub async fn revoke_tokens_of_user(
         &self,
         user: &UserId,
-        id: Option<Uuid>,
         at: DateTime<Utc>,
-        reason: RevokeReason,
-    ) -> Result<u64, StoreError> {
-        let mut update = Entity::update_many()
-            .col_expr(Column::RevokedAt, Expr::value(at))
-            .col_expr(Column::RevokeReason, Expr::value(reason_text(reason)))
-            .filter(Column::UserId.eq(user.as_str()))
-            .filter(Column::RevokedAt.is_null());
-        if let Some(id) = id {
-            update = update.filter(Column::Id.eq(id));
-        }
-        Ok(update.exec(&self.0).await?.rows_affected)
+    ) -> Result<Vec<Uuid>, StoreError> {
+        let revoke = revocation(user, at, RevokeReason::UserDeleted);
+        let revoked = revoke.exec_with_returning(&self.0).await?;
+        Ok(revoked.into_iter().map(|row| row.id).collect())
     }
+}
+
+/// Revokes the user's tokens that are not revoked yet.
+fn revocation(user: &UserId, at: DateTime<Utc>, reason: RevokeReason) -> UpdateMany<Entity> {
+    Entity::update_many()
+        .col_expr(Column::RevokedAt, Expr::value(at))
+        .col_expr(Column::RevokeReason, Expr::value(reason_text(reason)))
+        .filter(Column::UserId.eq(user.as_str()))
+        .filter(Column::RevokedAt.is_null())
 }
 
 /// Served by one range of the index `tokens_page`, however many revoked tokens the user has.

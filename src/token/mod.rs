@@ -2,6 +2,7 @@
 //! Knows no transport and no storage.
 
 mod base62;
+mod digest;
 mod expiry;
 mod hash;
 mod keyring;
@@ -15,6 +16,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 pub use self::{
+    digest::Digest,
     expiry::{Expiry, ExpiryFault},
     hash::{HashError, HashLimits, Hasher, SecretHash},
     keyring::{KeyId, KeyRing, KeyRingError, Tag},
@@ -48,6 +50,12 @@ impl Token {
     /// Whether the token's time has passed at `now`.
     pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// What it takes in memory beside its own size, in bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let texts = self.user_id.as_str().len() + self.name.as_str().len();
+        texts + self.scopes.iter().map(|scope| scope.len() + size_of::<Scope>()).sum::<usize>()
     }
 
     /// What a person recognises the token by: the prefix and both ends of the id, nothing of the secret.

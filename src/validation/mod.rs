@@ -1,16 +1,52 @@
-//! From a secret to the token that it proves.
+//! From a secret to the token that it proves: from memory where it was proven before and nothing was revoked since that
+//! this replica could have missed; else from the database.
 
+mod cache;
 mod last_used;
+mod tail;
 
-pub use self::last_used::LastUsed;
-use crate::{
-    store::{Store, StoreError, StoredToken},
-    token::{HashError, Proof, Prover, Secret},
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use tokio::sync::{OnceCell, Semaphore};
+use uuid::Uuid;
+
+pub use self::{cache::BYTES_PER_ENTRY, last_used::LastUsed, tail::RevocationTail};
+use self::{cache::ProvenTokens, tail::Freshness};
+use crate::{
+    store::{Life, Store, StoreError, StoredToken},
+    token::{Digest, HashError, Proof, Prover, Secret, Token},
+};
+
+/// How tokens are kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ValidationLimits {
+    /// How many tokens are kept at most; see [`BYTES_PER_ENTRY`].
+    pub cache_entries: u64,
+    /// How many secrets at once may be looked up in the database.
+    pub cold_lookups: usize,
+    /// How old the replica's view of the revocations may be for what is in memory to be trusted.
+    pub max_staleness: Duration,
+}
+
+/// A token whose secret was proven.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    /// What may be shown.
+    pub token: Arc<Token>,
+    /// Whether it was revoked, as far as this replica knows.
+    pub life: Life,
+}
+
 /// Why it cannot be known whose a secret is.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Unknowable {
+    /// Too many secrets are being looked up already.
+    #[error("too many secrets are being looked up")]
+    Busy,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -19,29 +55,124 @@ pub enum Unknowable {
     Hash(#[from] HashError),
 }
 
-/// The token that `secret` is of, whatever became of it; `None` when there is none. A token that was proven by an old
-/// key, or by argon2id for want of a key, is tagged anew, so that the next time is quick.
-///
-/// # Errors
-///
-/// See [`Unknowable`].
-pub async fn authenticate(
-    store: &Store,
-    prover: &Prover,
-    secret: &Secret,
-) -> Result<Option<StoredToken>, Unknowable> {
-    let Some(stored) = store.find_token(secret.id()).await? else {
-        return Ok(None);
-    };
-    match prover.check(secret, &stored.hash, stored.tag.as_ref()).await? {
-        Proof::Wrong => return Ok(None),
-        Proof::Right => {}
-        Proof::RightWithNewTag(tag) => {
-            // The verdict does not hang on it; the next validation tries again.
-            if let Err(fault) = store.retag_token(secret.id(), tag).await {
-                tracing::warn!(token_id = %secret.id(), %fault, "a token was not tagged anew");
-            }
+/// Tells whose secret one is.
+#[derive(Debug)]
+pub struct Authenticator {
+    store: Store,
+    prover: Arc<Prover>,
+    proven: Arc<ProvenTokens>,
+    freshness: Arc<Freshness>,
+    under_way: Mutex<HashMap<Digest, Arc<Lookup>>>,
+    room: Semaphore,
+}
+
+type Lookup = OnceCell<Result<Option<Authenticated>, Unknowable>>;
+
+impl Authenticator {
+    /// Looks tokens up in `store` and proves them with `prover`.
+    pub fn new(store: Store, prover: Arc<Prover>, limits: ValidationLimits) -> Self {
+        Self {
+            store,
+            prover,
+            proven: Arc::new(ProvenTokens::new(limits.cache_entries)),
+            freshness: Arc::new(Freshness::new(limits.max_staleness)),
+            under_way: Mutex::default(),
+            room: Semaphore::new(limits.cold_lookups),
         }
     }
-    Ok(Some(stored))
+
+    /// The token that `secret` is of, whatever became of it; `None` when there is none. Whether it has expired is for
+    /// the caller to tell.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unknowable`].
+    pub async fn authenticate(&self, secret: &Secret) -> Result<Option<Authenticated>, Unknowable> {
+        let digest = secret.digest();
+        if self.freshness.is_fresh()
+            && let Some(proven) = self.proven.get(secret.id())
+        {
+            let right = proven.digest == digest;
+            return Ok(right.then(|| Authenticated { token: Arc::clone(&proven.token), life: Life::Live }));
+        }
+        self.look_up(secret, digest).await
+    }
+
+    /// Forgets tokens that were revoked here, before the log tells.
+    pub fn forget(&self, tokens: impl IntoIterator<Item = Uuid>) {
+        self.proven.forget(tokens);
+    }
+
+    /// What makes this replica forget what others revoke. Memory is not trusted when it has not succeeded for as long as
+    /// the limits allow.
+    pub fn revocation_tail(&self) -> RevocationTail {
+        RevocationTail::new(self.store.clone(), Arc::clone(&self.proven), Arc::clone(&self.freshness))
+    }
+
+    /// Asks the database, once for all who ask for the same secret meanwhile.
+    async fn look_up(&self, secret: &Secret, digest: Digest) -> Result<Option<Authenticated>, Unknowable> {
+        let _room = self.room.try_acquire().map_err(|_| Unknowable::Busy)?;
+        let lookup = match self.under_way().entry(digest) {
+            Entry::Occupied(lookup) => Arc::clone(lookup.get()),
+            Entry::Vacant(place) => Arc::clone(place.insert(Arc::default())),
+        };
+        // Taken out however this ends: the last one to hang up leaves nothing behind.
+        let listed = Leave { authenticator: self, digest, lookup };
+        // If whoever asks first hangs up, another asks anew.
+        listed.lookup.get_or_init(|| self.ask(secret, digest)).await.clone()
+    }
+
+    async fn ask(&self, secret: &Secret, digest: Digest) -> Result<Option<Authenticated>, Unknowable> {
+        let ticket = self.proven.ticket(secret.id());
+        let Some(stored) = self.store.find_token(secret.id()).await? else {
+            return Ok(None);
+        };
+        if !self.prove(secret, &stored).await? {
+            return Ok(None);
+        }
+        let token = Arc::new(stored.token);
+        if stored.life == Life::Live {
+            self.proven.put(ticket, cache::Proven { digest, token: Arc::clone(&token) });
+        }
+        Ok(Some(Authenticated { token, life: stored.life }))
+    }
+
+    /// Whether `secret` is the token's. A token that was proven by an old key, or by argon2id for want of a key, is
+    /// tagged anew, so that the next time is quick.
+    async fn prove(&self, secret: &Secret, stored: &StoredToken) -> Result<bool, Unknowable> {
+        match self.prover.check(secret, &stored.hash, stored.tag.as_ref()).await? {
+            Proof::Wrong => return Ok(false),
+            Proof::Right => {}
+            Proof::RightWithNewTag(tag) => {
+                // The verdict does not hang on it; the next validation tries again.
+                if let Err(fault) = self.store.retag_token(secret.id(), tag).await {
+                    tracing::warn!(token_id = %secret.id(), %fault, "a token was not tagged anew");
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Lookup>>> {
+        // A map is whole between any two of its operations.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a lookup off the list when it is done, or when nobody waits for it any more.
+struct Leave<'a> {
+    authenticator: &'a Authenticator,
+    digest: Digest,
+    lookup: Arc<Lookup>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.authenticator.under_way();
+        // Two hold one that nobody else waits for: the list and this.
+        let over = self.lookup.initialized() || Arc::strong_count(&self.lookup) <= 2;
+        if over && under_way.get(&self.digest).is_some_and(|listed| Arc::ptr_eq(listed, &self.lookup)) {
+            under_way.remove(&self.digest);
+        }
+    }
 }

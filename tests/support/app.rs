@@ -83,6 +83,13 @@ impl App {
         Self::start_on(self.url.clone(), tempfile::tempdir().unwrap(), &[]).await
     }
 
+    /// Another service on the same database, with the same key ring.
+    pub async fn replica_with_its_keys(&self) -> Self {
+        let keys = self.folder.path().join("data/keyring.toml");
+        let keys = if keys.exists() { vec!["--key-ring", keys.to_str().unwrap()] } else { Vec::new() };
+        Self::start_on(self.url.clone(), tempfile::tempdir().unwrap(), &keys).await
+    }
+
     /// Stops the service and starts it again with these settings.
     pub async fn restart(self, settings: &[&str]) -> Self {
         self.server.stopper().cancel();
@@ -164,6 +171,12 @@ impl App {
             Outcome::Valid(token) => Ok(token),
             Outcome::Invalid(invalid) => Err(invalid.reason()),
         })
+    }
+
+    /// Waits until the secret is refused, and checks the reason.
+    pub async fn refuses(&self, secret: &str, reason: Reason) {
+        let told = super::until("a refusal", || async { self.validate(secret).await.err() }).await;
+        assert_eq!(told, reason);
     }
 
     /// What the identity service's message does.

@@ -50,4 +50,9 @@ impl Proxy {
     pub fn swallow_requests(&self) {
         self.swallow.send_replace(true);
     }
+
+    /// From now on what clients send arrives again; what was swallowed is lost.
+    pub fn pass_requests(&self) {
+        self.swallow.send_replace(false);
+    }
 }
