@@ -1,0 +1,116 @@
+//! The steps of a validation from memory, each alone.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use divan::{Bencher, black_box};
+use latchkey::{
+    registry::{TokenRegistry, Wanted},
+    store::{PoolLimits, Store},
+    token::{HashLimits, Hasher, KeyRing, Prefix, Prover, Scopes, Secret, TokenName},
+    validation::{Authenticator, ValidationLimits},
+};
+use secrecy::ExposeSecret as _;
+
+const LIMITS: ValidationLimits = ValidationLimits {
+    cache_entries: 100_000,
+    cold_lookups: 16,
+    // One look into the log serves the whole run.
+    max_staleness: Duration::from_secs(3_600),
+};
+
+fn main() {
+    divan::main();
+}
+
+fn prefix() -> Prefix {
+    "pat".parse().unwrap()
+}
+
+fn prover() -> Prover {
+    let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 2, queue: 10 };
+    Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty())
+}
+
+#[divan::bench]
+fn parse_with_checksum(bencher: Bencher<'_, '_>) {
+    let prefix = prefix();
+    let text = Secret::generate().unwrap().reveal(&prefix);
+    bencher.bench(|| Secret::parse(&prefix, black_box(text.expose_secret())).unwrap());
+}
+
+#[divan::bench]
+fn digest(bencher: Bencher<'_, '_>) {
+    let secret = Secret::generate().unwrap();
+    bencher.bench(|| black_box(&secret).digest());
+}
+
+#[divan::bench]
+fn compare_digests(bencher: Bencher<'_, '_>) {
+    let secret = Secret::generate().unwrap();
+    let (one, two) = (secret.digest(), secret.digest());
+    bencher.bench(|| black_box(&one) == black_box(&two));
+}
+
+#[divan::bench]
+fn authenticate_from_memory(bencher: Bencher<'_, '_>) {
+    let memory = Memory::new();
+    let secret = Secret::parse(&prefix(), &memory.secret).unwrap();
+    let ask = || memory.runtime.block_on(memory.authenticator.authenticate(black_box(&secret))).unwrap();
+    assert!(ask().is_some());
+    bencher.bench(ask);
+}
+
+#[divan::bench]
+fn validate_from_memory(bencher: Bencher<'_, '_>) {
+    let memory = Memory::new();
+    let none = Scopes::default();
+    let ask = || memory.runtime.block_on(memory.registry.validate(black_box(&memory.secret), &none)).unwrap();
+    bencher.bench(ask);
+}
+
+/// What an empty future costs in the two above.
+#[divan::bench]
+fn block_on_nothing(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    bencher.bench(|| runtime.block_on(async { black_box(()) }));
+}
+
+/// A registry and an authenticator with one token in memory, whose database is closed.
+struct Memory {
+    runtime: tokio::runtime::Runtime,
+    registry: TokenRegistry,
+    authenticator: Authenticator,
+    secret: String,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (registry, authenticator, secret) = runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("bench.db").display()).parse().unwrap();
+            let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
+            let store = Store::connect(&url, limits).await.unwrap();
+            store.migrate().await.unwrap();
+            let registry = TokenRegistry::new(store.clone(), prover(), prefix(), 50, LIMITS);
+            let authenticator = Authenticator::new(store.clone(), Arc::new(prover()), LIMITS);
+            registry.revocation_tail().look().await.unwrap();
+            authenticator.revocation_tail().look().await.unwrap();
+            let wanted = Wanted {
+                user_id: "alice".parse().unwrap(),
+                name: TokenName::parse("one").unwrap(),
+                scopes: Scopes::default(),
+                expiry: None,
+            };
+            let secret = registry.issue(wanted).await.unwrap().secret.expose_secret().to_owned();
+            let parsed = Secret::parse(&prefix(), &secret).unwrap();
+            registry.validate(&secret, &Scopes::default()).await.unwrap();
+            authenticator.authenticate(&parsed).await.unwrap();
+            store.close().await.unwrap();
+            (registry, authenticator, secret)
+        });
+        Self { runtime, registry, authenticator, secret }
+    }
+}
