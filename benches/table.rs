@@ -116,15 +116,18 @@ async fn cold(folder: &Path, secrets: &[String]) {
     print_pair("cold ValidateToken, SQLite", "bare SELECT behind the handler", &figures);
 }
 
+/// What a service that keeps all tokens in memory takes more than one that looked up as many and kept one.
 async fn memory(folder: &Path, secrets: &[String]) {
-    let latchkey = Server::latchkey(folder);
-    let half = secrets.len() / 2;
-    // The first half grows what every load grows: stacks, buffers, connections.
-    round_of(&latchkey, Load::Once(secrets[..half].to_vec())).await;
-    let before = latchkey.resident();
-    round_of(&latchkey, Load::Once(secrets[half..].to_vec())).await;
-    let each = latchkey.resident().saturating_sub(before) as f64 / half as f64;
-    println!("{:<52} {each:>12.0}", "memory of one more cached token and its note (bytes)");
+    let mut resident = [0; 2];
+    for (entries, resident) in ["1", "100000"].into_iter().zip(&mut resident) {
+        let latchkey = Server::latchkey_with(folder, &["--cache-entries", entries]);
+        for _ in 0..2 {
+            round_of(&latchkey, Load::Once(secrets.to_vec())).await;
+        }
+        *resident = latchkey.resident();
+    }
+    let each = (resident[1] as f64 - resident[0] as f64) / secrets.len() as f64;
+    println!("{:<52} {each:>12.0}", "memory of a cached token (bytes)");
 }
 
 /// How long a second replica takes a revoked token for good.
@@ -248,10 +251,16 @@ struct Server {
 
 impl Server {
     fn latchkey(folder: &Path) -> Self {
+        Self::latchkey_with(folder, &[])
+    }
+
+    fn latchkey_with(folder: &Path, settings: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"]).arg(folder);
         // What hashing costs is not what is measured here; validation never runs it.
-        command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1", "--log", "warn"]);
+        command
+            .args(["--argon2-memory-kib", "8", "--argon2-iterations", "1", "--log", "warn"])
+            .args(settings);
         Self::start(command)
     }
 
