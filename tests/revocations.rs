@@ -57,13 +57,15 @@ async fn revoking(app: &App, id: &str) -> DatabaseConnection {
 async fn a_revocation_that_becomes_visible_late_is_not_missed() {
     let app = App::start(Postgres).await;
     let (early_id, early) = app.issue("alice", "early").await;
-    let (late_id, late) = app.issue("alice", "late").await;
     app.validate(&early).await.unwrap();
-    app.validate(&late).await.unwrap();
     let open = revoking(&app, &early_id).await;
-    // With a greater id, and visible first.
-    revoking(&app, &late_id).await.execute_unprepared("COMMIT").await.unwrap();
-    app.refuses(&late, Reason::Revoked).await;
+    // With greater ids, and visible first; seen by three looks into the log, one after the other.
+    for name in ["late", "later", "latest"] {
+        let (id, late) = app.issue("alice", name).await;
+        app.validate(&late).await.unwrap();
+        revoking(&app, &id).await.execute_unprepared("COMMIT").await.unwrap();
+        app.refuses(&late, Reason::Revoked).await;
+    }
     app.validate(&early).await.unwrap();
     open.execute_unprepared("COMMIT").await.unwrap();
     app.refuses(&early, Reason::Revoked).await;
