@@ -127,7 +127,7 @@ async fn memory(folder: &Path, secrets: &[String]) {
         *resident = latchkey.resident();
     }
     let each = (resident[1] as f64 - resident[0] as f64) / secrets.len() as f64;
-    println!("{:<52} {each:>12.0}", "memory of a cached token (bytes)");
+    print_row("memory of a cached token (bytes)", each);
 }
 
 /// How long a second replica takes a revoked token for good.
@@ -151,8 +151,8 @@ async fn revocations(folder: &Path) {
         seen.push(revoked.elapsed().as_secs_f64() * 1e3);
     }
     seen.sort_by(f64::total_cmp);
-    println!("{:<52} {:>12.0}", "revocation seen by a second replica, median (ms)", seen[seen.len() / 2]);
-    println!("{:<52} {:>12.0}", "  99th percentile (ms)", seen[seen.len() * 99 / 100]);
+    print_row("revocation seen by a second replica, median (ms)", seen[seen.len() / 2]);
+    print_row("  99th percentile (ms)", seen[seen.len() * 99 / 100]);
 }
 
 async fn is_valid(client: &mut TokenServiceClient<Channel>, secret: &str) -> bool {
@@ -215,13 +215,17 @@ async fn round_of(server: &Server, load: Load) -> Figure {
     }
 }
 
+fn print_row(what: &str, figure: f64) {
+    println!("{what:<52} {figure:>12.2}");
+}
+
 fn print_pair(ours: &str, theirs: &str, figures: &[Vec<Figure>; 2]) {
     let [our_rate, their_rate] =
         print_row_pair(ours, theirs, "calls/s", figures, |figure| figure.calls_per_second);
-    println!("{:<52} {:>12.2}", "  ratio of calls/s", our_rate / their_rate);
+    print_row("  ratio of calls/s", our_rate / their_rate);
     let [our_cpu, their_cpu] =
         print_row_pair(ours, theirs, "server CPU µs/call", figures, |figure| figure.server_micros_per_call);
-    println!("{:<52} {:>12.2}", "  ratio of server CPU a call", our_cpu / their_cpu);
+    print_row("  ratio of server CPU a call", our_cpu / their_cpu);
 }
 
 fn print_row_pair(

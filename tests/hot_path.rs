@@ -17,9 +17,7 @@ use crate::{
 
 /// Makes every question about tokens wait, on PostgreSQL.
 async fn lock_tokens(app: &App) -> sea_orm::DatabaseConnection {
-    let mut options = sea_orm::ConnectOptions::new(&app.url);
-    options.max_connections(1).sqlx_logging(false);
-    let connection = sea_orm::Database::connect(options).await.unwrap();
+    let connection = app.database().await;
     connection.execute_unprepared("BEGIN").await.unwrap();
     connection.execute_unprepared("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE").await.unwrap();
     connection

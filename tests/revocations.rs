@@ -17,7 +17,7 @@ use crate::support::{
 #[tokio::test]
 async fn what_one_replica_revokes_all_refuse(#[values(Sqlite, Postgres)] database: Database) {
     let app = App::start(database).await;
-    let replica = app.replica_with_its_keys().await;
+    let replica = app.replica().await;
     let (id, one) = app.issue("alice", "one").await;
     let (_, two) = app.issue("bob", "two").await;
     let (_, three) = app.issue("alice", "three").await;
@@ -36,9 +36,7 @@ async fn what_one_replica_revokes_all_refuse(#[values(Sqlite, Postgres)] databas
 
 /// A transaction of the test's own that revokes a token, not yet committed.
 async fn revoking(app: &App, id: &str) -> DatabaseConnection {
-    let mut options = sea_orm::ConnectOptions::new(&app.url);
-    options.max_connections(1).sqlx_logging(false);
-    let open = sea_orm::Database::connect(options).await.unwrap();
+    let open = app.database().await;
     for sql in [
         "BEGIN".to_owned(),
         format!("UPDATE tokens SET revoked_at = now(), revoke_reason = 'deleted' WHERE id = '{id}'"),

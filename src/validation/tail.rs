@@ -105,8 +105,9 @@ impl RevocationTail {
                 "the log of events is shorter than it was: another database, or an older state of it"
             );
             self.proven.forget_all();
+            // The next look reads as a first one does.
             self.window = Window::new(self.store.longest_write());
-            return Box::pin(self.look()).await;
+            return Ok(());
         }
         self.proven.forget(self.window.advance(began, after, &found));
         self.freshness.seen(began);

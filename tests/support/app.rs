@@ -78,13 +78,8 @@ impl App {
         Self { server, client, url, folder }
     }
 
-    /// Another service on the same database.
-    pub async fn replica(&self) -> Self {
-        Self::start_on(self.url.clone(), tempfile::tempdir().unwrap(), &[]).await
-    }
-
     /// Another service on the same database, with the same key ring.
-    pub async fn replica_with_its_keys(&self) -> Self {
+    pub async fn replica(&self) -> Self {
         let keys = self.folder.path().join("data/keyring.toml");
         let keys = if keys.exists() { vec!["--key-ring", keys.to_str().unwrap()] } else { Vec::new() };
         Self::start_on(self.url.clone(), tempfile::tempdir().unwrap(), &keys).await
@@ -195,9 +190,11 @@ impl App {
         assert_eq!(status, 202, "{said}");
     }
 
-    /// A connection to the database beside the service's.
+    /// A connection to the database beside the service's; one, so that a transaction may be held open on it.
     pub async fn database(&self) -> DatabaseConnection {
-        sea_orm::Database::connect(&self.url).await.unwrap()
+        let mut options = sea_orm::ConnectOptions::new(&self.url);
+        options.max_connections(1).sqlx_logging(false);
+        sea_orm::Database::connect(options).await.unwrap()
     }
 
     /// Runs a statement on the database.
@@ -221,9 +218,7 @@ impl App {
     /// Locks the row of `user` (on SQLite: the database), making it first, until the lock is released.
     pub async fn lock_user(&self, user: &str) -> Lock {
         self.sql(&format!("INSERT INTO users (user_id) VALUES ('{user}') ON CONFLICT DO NOTHING")).await;
-        let mut options = sea_orm::ConnectOptions::new(&self.url);
-        options.max_connections(1).sqlx_logging(false);
-        let connection = sea_orm::Database::connect(options).await.unwrap();
+        let connection = self.database().await;
         if self.url.starts_with("sqlite") {
             connection.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
         } else {
