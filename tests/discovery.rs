@@ -1,44 +1,12 @@
 use rstest::rstest;
-use tonic::transport::Channel;
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
-    health_client::HealthClient,
-};
+use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
+    health::{channel, health, is_serving},
 };
-
-/// What grpc.health.v1 says of a service, as it changes.
-pub struct Watch(tonic::Streaming<HealthCheckResponse>);
-
-impl Watch {
-    /// Whether it is serving, at the next change.
-    pub async fn next(&mut self) -> bool {
-        self.0.message().await.unwrap().unwrap().status() == ServingStatus::Serving
-    }
-}
-
-pub async fn watch(app: &App, service: &str) -> Watch {
-    let request = HealthCheckRequest { service: service.into() };
-    Watch(health(app).await.watch(request).await.unwrap().into_inner())
-}
-
-pub async fn is_serving(app: &App, service: &str) -> bool {
-    let request = HealthCheckRequest { service: service.into() };
-    let answer = health(app).await.check(request).await.unwrap().into_inner();
-    answer.status() == ServingStatus::Serving
-}
-
-async fn channel(app: &App) -> Channel {
-    Channel::from_shared(format!("http://{}", app.server.grpc_addr())).unwrap().connect().await.unwrap()
-}
-
-async fn health(app: &App) -> HealthClient<Channel> {
-    HealthClient::new(channel(app).await)
-}
 
 #[rstest]
 #[tokio::test]

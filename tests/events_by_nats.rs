@@ -9,16 +9,14 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{
-    discovery::{is_serving, watch},
-    support::{
-        App,
-        Database::{self, Postgres, Sqlite},
-        app::reason,
-        latchkey::Process,
-        nats::{Identity, Nats, attached, wait_until_attached},
-        soon, until,
-    },
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    app::reason,
+    health::{is_serving, watch},
+    latchkey::Process,
+    nats::{Identity, Nats, attached, wait_until_attached},
+    soon, until,
 };
 
 const USER_EVENTS: &str = "latchkey.v1.UserEvents";

@@ -6,13 +6,12 @@ use rstest::rstest;
 use sea_orm::ConnectionTrait as _;
 use tonic::Code;
 
-use crate::{
-    support::{
-        App,
-        Database::{self, Postgres, Sqlite},
-        details, soon, until,
-    },
-    validate_token::forge,
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    details,
+    forge::forge,
+    soon, until,
 };
 
 /// Makes every question about tokens wait, on PostgreSQL.

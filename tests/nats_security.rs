@@ -5,9 +5,8 @@ use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
 use serde_json::{Value, json};
 
-use crate::{
-    discovery::is_serving,
-    support::{App, Database::Sqlite, latchkey, nats::Nats, nats::wait_until_attached},
+use crate::support::{
+    App, Database::Sqlite, health::is_serving, latchkey, nats::Nats, nats::wait_until_attached,
 };
 
 /// Certificates of a new authority for the broker and for its client, as files `NAME.pem` and `NAME.key`.

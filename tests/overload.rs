@@ -71,7 +71,7 @@ async fn calls_beyond_the_limit_are_told_at_once_to_come_back(
     let refused = until("a refusal", || async { app.try_validate("x", &[]).await.err() }).await;
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(details(&refused).retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
-    assert!(crate::discovery::is_serving(&app, "").await, "overloaded is not unhealthy");
+    assert!(crate::support::health::is_serving(&app, "").await, "overloaded is not unhealthy");
     lock.release().await;
     soon("the call under way", under_way).await.unwrap().unwrap();
     app.validate("x").await.unwrap_err();

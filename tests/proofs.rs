@@ -1,12 +1,10 @@
 use latchkey::proto::latchkey::invalid::Reason;
 use rstest::rstest;
 
-use crate::{
-    support::{
-        App,
-        Database::{self, Postgres, Sqlite},
-    },
-    validate_token::forge,
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    forge::forge,
 };
 
 const A: &str = "a = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"";

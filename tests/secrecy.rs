@@ -5,14 +5,12 @@ use latchkey::proto::latchkey::CreateTokenRequest;
 use rstest::rstest;
 use sea_orm::ConnectionTrait as _;
 
-use crate::{
-    support::{
-        App,
-        Database::{self, Postgres, Sqlite},
-        latchkey::Process,
-        nats::Nats,
-    },
-    validate_token::forge,
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    forge::forge,
+    latchkey::Process,
+    nats::Nats,
 };
 
 const PASSWORD: &str = "correct-horse-battery";

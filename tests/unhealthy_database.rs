@@ -2,9 +2,11 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::{
-    discovery::{is_serving, watch},
-    support::{App, details, postgres::Postgres, soon, until},
+use crate::support::{
+    App, details,
+    health::{is_serving, watch},
+    postgres::Postgres,
+    soon, until,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

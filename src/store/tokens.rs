@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _,
-    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Select, Statement, UpdateMany,
-    sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, DbErr, EntityTrait as _,
+    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QueryResult, QuerySelect as _, Select, Statement,
+    TryGetableMany, UpdateMany, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -50,6 +50,11 @@ pub struct NewToken<'a> {
 /// How many rows one statement writes at most, well below the number of parameters that a statement may have.
 const BATCH: usize = 1_000;
 
+/// Written out, and read by place: every validation that memory does not answer waits for it (docs/performance.md).
+/// There is no LIMIT: SQLite compiles a statement anew each time that a parameter of its LIMIT is bound.
+const FIND: &str = "SELECT user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+                    last_used_at, revoked_at, revoke_reason FROM tokens WHERE id = $1";
+
 impl Store {
     /// The token with this id, revoked or not.
     ///
@@ -57,8 +62,10 @@ impl Store {
     ///
     /// See [`StoreError`].
     pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
-        let row = self.bounded(Entity::find_by_id(id).one(&self.reads)).await?;
-        Ok(row.map(StoredToken::from))
+        let backend = self.reads.get_database_backend();
+        let find = Statement::from_sql_and_values(backend, FIND, [id.into()]);
+        let row = self.bounded(self.reads.query_one_raw(find)).await?;
+        Ok(row.map(|row| found(id, &row)).transpose()?)
     }
 
     /// At most `limit` of the user's tokens that are not revoked, newest first, from below the id `before` on.
@@ -198,6 +205,38 @@ impl Write {
         let revoked = revoke.exec_with_returning(&self.0).await?;
         Ok(revoked.into_iter().map(|row| row.id).collect())
     }
+}
+
+/// What [`FIND`] found.
+fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
+    let (
+        user_id,
+        name,
+        secret_hash,
+        tag_key_id,
+        tag,
+        scopes,
+        created_at,
+        expires_at,
+        last_used_at,
+        revoked_at,
+        revoke_reason,
+    ) = TryGetableMany::try_get_many_by_index(row)?;
+    Ok(Model {
+        id,
+        user_id,
+        name,
+        secret_hash,
+        tag_key_id,
+        tag,
+        scopes,
+        created_at,
+        expires_at,
+        last_used_at,
+        revoked_at,
+        revoke_reason,
+    }
+    .into())
 }
 
 /// Revokes the user's tokens that are not revoked yet.

@@ -27,23 +27,25 @@ pub(super) fn encode_id(id: Uuid) -> String {
     text
 }
 
-/// Appends the big-endian number `bytes`, of 32 bytes at most, as `digits` digits.
+/// Appends the big-endian number `bytes`, of 4, 8, … 32 bytes, as `digits` digits.
 pub(super) fn push(bytes: &[u8], digits: usize, text: &mut String) {
-    let mut number = [0; 32];
-    let number = &mut number[..bytes.len()];
-    number.copy_from_slice(bytes);
+    let mut limbs = [0; 8];
+    let limbs = &mut limbs[..bytes.len() / 4];
+    for (limb, bytes) in limbs.iter_mut().zip(bytes.as_chunks().0) {
+        *limb = u32::from_be_bytes(*bytes);
+    }
     let mut reversed = [0; 64];
     for place in &mut reversed[..digits] {
         let mut rest = 0;
-        for byte in number.iter_mut() {
-            let value = rest << 8 | u32::from(*byte);
-            *byte = (value / 62) as u8;
+        for limb in limbs.iter_mut() {
+            let value = rest << 32 | u64::from(*limb);
+            *limb = (value / 62) as u32;
             rest = value % 62;
         }
         *place = DIGITS[rest as usize];
     }
     text.extend(reversed[..digits].iter().rev().map(|digit| char::from(*digit)));
-    number.zeroize();
+    limbs.zeroize();
     reversed.zeroize();
 }
 

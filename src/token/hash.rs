@@ -26,7 +26,8 @@ impl SecretHash {
         Self(phc)
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    /// The PHC string.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

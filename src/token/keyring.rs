@@ -64,6 +64,18 @@ pub struct Tag {
     pub(crate) mac: Vec<u8>,
 }
 
+impl Tag {
+    /// The key that it was made under.
+    pub fn key_id(&self) -> &KeyId {
+        &self.key_id
+    }
+
+    /// The HMAC, 32 bytes.
+    pub fn mac(&self) -> &[u8] {
+        &self.mac
+    }
+}
+
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tag").field("key_id", &self.key_id).field("mac", &"[redacted]").finish()

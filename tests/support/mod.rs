@@ -1,7 +1,9 @@
 //! What the tests stand on: a service of their own, on a database of their own.
 
 pub mod app;
+pub mod forge;
 pub mod guarded_process;
+pub mod health;
 pub mod http;
 pub mod latchkey;
 pub mod nats;

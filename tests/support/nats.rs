@@ -163,6 +163,6 @@ pub async fn attached(database: super::Database, nats: &Nats, settings: &[&str])
 
 /// Waits until health says that the service is attached.
 pub async fn wait_until_attached(app: &App) {
-    let mut health = crate::discovery::watch(app, "latchkey.v1.UserEvents").await;
+    let mut health = super::health::watch(app, "latchkey.v1.UserEvents").await;
     soon("attached", async { while !health.next().await {} }).await;
 }

@@ -1,0 +1,102 @@
+//! The handler to compare with: the same messages, nothing behind them but, if asked for, one SELECT by primary key.
+
+use latchkey::{
+    proto::latchkey::{
+        CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse, ListTokensRequest,
+        ListTokensResponse, Token, ValidateTokenRequest, ValidateTokenResponse,
+        token_service_server::{TokenService, TokenServiceServer},
+        validate_token_response::Outcome,
+    },
+    token::{Prefix, Secret},
+};
+use sea_orm::sqlx::{self, PgPool, Row as _, SqlitePool};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use uuid::Uuid;
+
+struct Bare {
+    table: Table,
+    prefix: Prefix,
+}
+
+enum Table {
+    None,
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+pub async fn serve(database: Option<&str>) {
+    let table = match database {
+        None => Table::None,
+        Some(url) if url.starts_with("sqlite:") => Table::Sqlite(SqlitePool::connect(url).await.unwrap()),
+        Some(url) => Table::Postgres(PgPool::connect(url).await.unwrap()),
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("listens on {}", listener.local_addr().unwrap());
+    let service = TokenServiceServer::new(Bare { table, prefix: "pat".parse().unwrap() });
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+}
+
+impl Table {
+    async fn user_and_name(&self, id: Uuid) -> (String, String) {
+        match self {
+            Self::None => unreachable!("asked only where there is a table"),
+            Self::Sqlite(pool) => {
+                let query = sqlx::query("SELECT * FROM tokens WHERE id = ?").bind(id);
+                let row = query.fetch_one(pool).await.unwrap();
+                (row.get("user_id"), row.get("name"))
+            }
+            Self::Postgres(pool) => {
+                let query = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id);
+                let row = query.fetch_one(pool).await.unwrap();
+                (row.get("user_id"), row.get("name"))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl TokenService for Bare {
+    async fn validate_token(
+        &self,
+        request: Request<ValidateTokenRequest>,
+    ) -> Result<Response<ValidateTokenResponse>, Status> {
+        let (user_id, name) = match &self.table {
+            Table::None => ("user 0".to_owned(), "token 0".to_owned()),
+            table => {
+                let secret = Secret::parse(&self.prefix, &request.get_ref().secret).unwrap();
+                table.user_and_name(secret.id()).await
+            }
+        };
+        let token = Token {
+            id: "0193e4a0-0000-7000-8000-000000000000".into(),
+            user_id,
+            name,
+            hint: "pat_0193...0000".into(),
+            create_time: Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 1_000 }),
+            ..Default::default()
+        };
+        Ok(Response::new(ValidateTokenResponse { outcome: Some(Outcome::Valid(token)) }))
+    }
+
+    async fn create_token(
+        &self,
+        _: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delete_token(
+        &self,
+        _: Request<DeleteTokenRequest>,
+    ) -> Result<Response<DeleteTokenResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}

@@ -1,0 +1,247 @@
+//! Prints one table: Latchkey beside an empty tonic handler, and beside a bare SELECT behind that handler. Servers are
+//! processes of their own; rounds are interleaved, so that what the machine does meanwhile falls on all of them.
+//!
+//! Arguments choose rows: `cargo bench --bench table -- hot cold`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bare;
+mod database;
+mod load;
+mod report;
+mod server;
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod support;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest};
+use support::postgres::Postgres;
+
+use self::{
+    database::Database,
+    load::{Call, Figure, Until, is_valid, latencies, round},
+    report::{compare, print_row, print_spread, sorted},
+    server::Server,
+};
+
+/// Rounds of each kind, after one to warm up, and how long a round of hot calls takes.
+const ROUNDS: usize = 9;
+const ROUND: Duration = Duration::from_secs(2);
+/// How many tokens are kept in memory when they are asked for again and again.
+const HOT: usize = 1_000;
+/// How many live tokens there are when the service starts cold, and how many of them are asked for in a round.
+const COLD_TABLE: usize = 100_000;
+const COLD: usize = 20_000;
+/// Sizes of the table between which nothing may grow.
+const GROWTH: [usize; 3] = [10_000, 100_000, 1_000_000];
+/// How many revocations are timed on a second replica.
+const REVOCATIONS: usize = 500;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    match arguments.first().map(String::as_str) {
+        Some("handler") => runtime.block_on(bare::serve(None)),
+        Some("select") => runtime.block_on(bare::serve(Some(&arguments[1]))),
+        _ => runtime.block_on(table(&arguments)),
+    }
+}
+
+async fn table(chosen: &[String]) {
+    let wanted = |row: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == row);
+    if wanted("start") {
+        start().await;
+    }
+    if wanted("hot") {
+        hot().await;
+    }
+    if wanted("floods") {
+        floods().await;
+    }
+    if wanted("memory") {
+        memory().await;
+    }
+    let postgres = Postgres::start();
+    for kind in ["SQLite", "PostgreSQL"] {
+        let make = async || match kind {
+            "SQLite" => Database::sqlite().await,
+            _ => Database::postgres(&postgres).await,
+        };
+        if wanted("cold") {
+            cold(kind, make().await).await;
+        }
+        if wanted("growth") {
+            growth(kind, [make().await, make().await, make().await]).await;
+        }
+        if wanted("revocations") {
+            revocations(kind, &make().await).await;
+        }
+    }
+}
+
+async fn start() {
+    let database = Database::sqlite().await;
+    let mut started = Vec::new();
+    for _ in 0..ROUNDS {
+        started.push(Server::latchkey(&database, &[]).started_in.as_secs_f64() * 1e3);
+    }
+    print_spread("start to serving, migrations done (ms)", &started);
+    let server = Server::latchkey(&database, &[]);
+    print_row("resident memory, idle (MB)", server.resident() as f64 / 1e6);
+}
+
+async fn hot() {
+    let mut database = Database::sqlite().await;
+    database.fill(HOT, HOT).await;
+    let servers = [Server::latchkey(&database, &[]), Server::bare(&["handler"])];
+    let call = Call::Validate(Arc::clone(&database.secrets));
+    let mut figures: [Vec<Figure>; 2] = Default::default();
+    for turn in 0..=ROUNDS {
+        for (server, figures) in servers.iter().zip(&mut figures) {
+            let figure = round(server, &call, Until::Time(ROUND)).await;
+            if turn > 0 {
+                figures.push(figure);
+            }
+        }
+    }
+    compare("hot ValidateToken", "empty handler", &figures);
+}
+
+/// Tokens asked for once, right after a start.
+async fn cold(kind: &str, mut database: Database) {
+    database.fill(COLD_TABLE, COLD).await;
+    let call = Call::Validate(Arc::clone(&database.secrets));
+    let mut figures: [Vec<Figure>; 2] = Default::default();
+    for turn in 0..=ROUNDS {
+        let servers = [Server::latchkey(&database, &[]), Server::bare(&["select", &database.url])];
+        for (server, figures) in servers.iter().zip(&mut figures) {
+            let figure = round(server, &call, Until::Calls(COLD)).await;
+            if turn > 0 {
+                figures.push(figure);
+            }
+        }
+    }
+    compare(
+        &format!("cold ValidateToken, {kind}"),
+        &format!("bare SELECT behind the handler, {kind}"),
+        &figures,
+    );
+}
+
+/// The same calls to services over tables of different sizes.
+async fn growth(kind: &str, mut databases: [Database; 3]) {
+    for (database, size) in databases.iter_mut().zip(GROWTH) {
+        database.fill(size, GROWTH[0]).await;
+    }
+    let hot = |database: &Database| Call::Validate(database.secrets[..HOT].into());
+    let cold = |database: &Database| Call::Validate(Arc::clone(&database.secrets));
+    let list = |database: &Database| Call::List { users: database.users };
+    let create = |_: &Database| Call::Create;
+    let kinds: [(&str, &dyn Fn(&Database) -> Call, usize, &[&str]); 4] = [
+        ("hot ValidateToken", &hot, 50_000, &[]),
+        ("cold ValidateToken", &cold, GROWTH[0], &["--cache-entries", "1"]),
+        ("first page of ListTokens", &list, 5_000, &[]),
+        ("CreateToken", &create, 1_000, &[]),
+    ];
+    for (what, call, calls, settings) in kinds {
+        let servers = databases.each_ref().map(|database| Server::latchkey(database, settings));
+        let mut figures: [Vec<f64>; 3] = Default::default();
+        for turn in 0..=ROUNDS {
+            for ((server, database), figures) in servers.iter().zip(&databases).zip(&mut figures) {
+                let figure = round(server, &call(database), Until::Calls(calls)).await;
+                if turn > 0 {
+                    figures.push(1e6 / figure.calls_per_second);
+                }
+            }
+        }
+        for (figures, size) in figures.iter().zip(GROWTH) {
+            print_spread(&format!("{what}, {kind}, {size} tokens (µs/call)"), figures);
+        }
+        let [first, .., last] = figures.map(|figures| report::median(&figures));
+        print_row("  last to first", last / first);
+    }
+}
+
+/// What hot calls take while others ask for what is not there.
+async fn floods() {
+    let mut database = Database::sqlite().await;
+    database.fill(COLD_TABLE, COLD).await;
+    let server = Server::latchkey(&database, &[]);
+    let hot: Arc<[String]> = database.secrets[..HOT].into();
+    let unknown = Call::Flood(database::unknown_ids(COLD));
+    let wrong = Call::Flood(database::wrong_secrets(&database.secrets));
+    round(&server, &Call::Validate(Arc::clone(&hot)), Until::Calls(HOT)).await;
+    let kinds = [("quiet", None), ("unknown ids", Some(unknown)), ("wrong secrets", Some(wrong))];
+    let mut medians: [Vec<f64>; 3] = Default::default();
+    let mut tails: [Vec<f64>; 3] = Default::default();
+    let mut answered: [Vec<f64>; 3] = Default::default();
+    for turn in 0..=ROUNDS {
+        for (n, (_, flood)) in kinds.iter().enumerate() {
+            let (micros, flooded) = latencies(&server, &hot, flood.as_ref(), ROUND).await;
+            if turn > 0 {
+                let micros = sorted(micros);
+                medians[n].push(micros[micros.len() / 2]);
+                tails[n].push(micros[micros.len() * 99 / 100]);
+                answered[n].push(flooded);
+            }
+        }
+    }
+    for (n, (what, _)) in kinds.iter().enumerate() {
+        print_spread(&format!("hot ValidateToken, {what}: median (µs)"), &medians[n]);
+        print_spread("  99th percentile (µs)", &tails[n]);
+        if n > 0 {
+            print_spread("  answers to the flood (calls/s)", &answered[n]);
+            print_row(
+                "  ratio of the medians to quiet",
+                report::median(&medians[n]) / report::median(&medians[0]),
+            );
+        }
+    }
+}
+
+/// What a service that keeps all tokens in memory takes more than one that looked up as many and kept one.
+async fn memory() {
+    let mut database = Database::sqlite().await;
+    database.fill(COLD, COLD).await;
+    let call = Call::Validate(Arc::clone(&database.secrets));
+    let mut resident = [0; 2];
+    for (entries, resident) in ["1", "100000"].into_iter().zip(&mut resident) {
+        let server = Server::latchkey(&database, &["--cache-entries", entries]);
+        for _ in 0..2 {
+            round(&server, &call, Until::Calls(COLD)).await;
+        }
+        *resident = server.resident();
+    }
+    print_row("memory of a cached token (bytes)", (resident[1] as f64 - resident[0] as f64) / COLD as f64);
+}
+
+/// How long a second replica takes a revoked token for good.
+async fn revocations(kind: &str, database: &Database) {
+    let replicas = [Server::latchkey(database, &[]), Server::latchkey(database, &[])];
+    let mut one = replicas[0].clients(1).await.remove(0);
+    let mut two = replicas[1].clients(1).await.remove(0);
+    let mut seen = Vec::new();
+    for n in 0..REVOCATIONS {
+        let user_id = format!("leaver {n}");
+        let request =
+            CreateTokenRequest { user_id: user_id.clone(), name: "token".into(), ..Default::default() };
+        let created = one.create_token(request).await.unwrap().into_inner();
+        let secret = created.secret;
+        assert!(is_valid(&mut two, &secret).await);
+        let token_id = created.token.unwrap().id;
+        one.delete_token(DeleteTokenRequest { user_id, token_id }).await.unwrap();
+        let revoked = Instant::now();
+        while is_valid(&mut two, &secret).await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        seen.push(revoked.elapsed().as_secs_f64() * 1e3);
+    }
+    let seen = sorted(seen);
+    print_row(&format!("revocation seen by a second replica, {kind}, median (ms)"), seen[seen.len() / 2]);
+    print_row("  99th percentile (ms)", seen[seen.len() * 99 / 100]);
+}

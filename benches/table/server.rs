@@ -1,0 +1,90 @@
+//! Servers in processes of their own.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use latchkey::proto::latchkey::token_service_client::TokenServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+use super::database::Database;
+
+/// A server; it ends with this.
+pub struct Server {
+    process: Child,
+    addr: SocketAddr,
+    pub started_in: Duration,
+}
+
+impl Server {
+    pub fn latchkey(database: &Database, settings: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log", "warn"]);
+        command.args(["--database-url", &database.url, "--key-ring"]).arg(database.key_ring());
+        // What hashing costs is not what is measured here; validation never runs it.
+        command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1"]).args(settings);
+        Self::start(command)
+    }
+
+    /// One of the servers of `bare`.
+    pub fn bare(arguments: &[&str]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    /// Starts it, and reads from its first line where it listens for gRPC.
+    fn start(mut command: Command) -> Self {
+        let began = Instant::now();
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let started_in = began.elapsed();
+        let addr = line.split_whitespace().find_map(|word| word.parse().ok()).expect(&line);
+        Self { process, addr, started_in }
+    }
+
+    /// Clients with a connection each.
+    pub async fn clients(&self, connections: usize) -> Vec<TokenServiceClient<Channel>> {
+        let mut clients = Vec::new();
+        for _ in 0..connections {
+            clients.push(TokenServiceClient::new(self.endpoint().connect().await.unwrap()));
+        }
+        clients
+    }
+
+    /// A client that connects when it is first used.
+    pub fn clients_lazy(&self) -> TokenServiceClient<Channel> {
+        TokenServiceClient::new(self.endpoint().connect_lazy())
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Channel::from_shared(format!("http://{}", self.addr)).unwrap()
+    }
+
+    /// The processor time that it has used (proc(5): fields 14 and 15, in hundredths of a second on Linux).
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
