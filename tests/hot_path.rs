@@ -70,7 +70,7 @@ async fn expiry_is_judged_at_each_call(#[values(Sqlite, Postgres)] database: Dat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn misses_for_one_token_are_one_question() {
-    let app = Arc::new(App::start(Postgres).await);
+    let app = Arc::new(App::start_with(Postgres, &["--max-cold-lookups", "2"]).await);
     let (_, secret) = app.issue("alice", "one").await;
     let lock = lock_tokens(&app).await;
     let calls: Vec<_> = (0..50)

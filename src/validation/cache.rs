@@ -56,8 +56,13 @@ impl ProvenTokens {
         Ticket { id, forgettings: *self.part(id) }
     }
 
+    /// Whether nothing of the ticket's part of the ids was forgotten since it was drawn.
+    pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
+        *self.part(ticket.id) == ticket.forgettings
+    }
+
     /// Keeps the token, unless it may have been forgotten since the ticket was drawn.
-    pub(super) fn put(&self, ticket: Ticket, proven: Proven) {
+    pub(super) fn put(&self, ticket: &Ticket, proven: Proven) {
         // Held until it is in: whoever forgets meanwhile waits, and takes it out again.
         let forgettings = self.part(ticket.id);
         if *forgettings == ticket.forgettings {
@@ -128,17 +133,17 @@ mod tests {
         let (id, token) = proven(0);
         let ticket = cache.ticket(id);
         cache.forget([id]);
-        cache.put(ticket, token);
+        cache.put(&ticket, token);
         assert!(cache.get(id).is_none());
 
         let (id, token) = proven(0);
         let ticket = cache.ticket(id);
         cache.forget_all();
-        cache.put(ticket, token);
+        cache.put(&ticket, token);
         assert!(cache.get(id).is_none());
 
         let (id, token) = proven(0);
-        cache.put(cache.ticket(id), token);
+        cache.put(&cache.ticket(id), token);
         assert!(cache.get(id).is_some());
         cache.forget([id]);
         assert!(cache.get(id).is_none());
@@ -150,7 +155,7 @@ mod tests {
             let cache = ProvenTokens::new(100);
             for _ in 0..1_000 {
                 let (id, token) = proven(scopes);
-                cache.put(cache.ticket(id), token);
+                cache.put(&cache.ticket(id), token);
             }
             assert!(cache.entries.len() as u64 <= most && cache.entries.len() > 1, "{}", cache.entries.len());
         }

@@ -15,7 +15,10 @@ use tokio::sync::{OnceCell, Semaphore};
 use uuid::Uuid;
 
 pub use self::{cache::BYTES_PER_ENTRY, last_used::LastUsed, tail::RevocationTail};
-use self::{cache::ProvenTokens, tail::Freshness};
+use self::{
+    cache::{ProvenTokens, Ticket},
+    tail::Freshness,
+};
 use crate::{
     store::{Life, Store, StoreError, StoredToken},
     token::{Digest, HashError, Proof, Prover, Secret, Token},
@@ -66,7 +69,12 @@ pub struct Authenticator {
     room: Semaphore,
 }
 
-type Lookup = OnceCell<Result<Option<Authenticated>, Unknowable>>;
+/// A question to the database that others who ask for the same secret may join.
+#[derive(Debug)]
+struct Lookup {
+    ticket: Ticket,
+    answer: OnceCell<Result<Option<Authenticated>, Unknowable>>,
+}
 
 impl Authenticator {
     /// Looks tokens up in `store` and proves them with `prover`.
@@ -111,19 +119,35 @@ impl Authenticator {
 
     /// Asks the database, once for all who ask for the same secret meanwhile.
     async fn look_up(&self, secret: &Secret, digest: Digest) -> Result<Option<Authenticated>, Unknowable> {
-        let _room = self.room.try_acquire().map_err(|_| Unknowable::Busy)?;
-        let lookup = match self.under_way().entry(digest) {
-            Entry::Occupied(lookup) => Arc::clone(lookup.get()),
-            Entry::Vacant(place) => Arc::clone(place.insert(Arc::default())),
-        };
+        let lookup = self.join(secret, digest);
         // Taken out however this ends: the last one to hang up leaves nothing behind.
         let listed = Leave { authenticator: self, digest, lookup };
         // If whoever asks first hangs up, another asks anew.
-        listed.lookup.get_or_init(|| self.ask(secret, digest)).await.clone()
+        listed.lookup.answer.get_or_init(|| self.ask(secret, digest, &listed.lookup.ticket)).await.clone()
     }
 
-    async fn ask(&self, secret: &Secret, digest: Digest) -> Result<Option<Authenticated>, Unknowable> {
-        let ticket = self.proven.ticket(secret.id());
+    /// The lookup under way for the secret, unless something was revoked since it began that it may not see; else a
+    /// new one.
+    fn join(&self, secret: &Secret, digest: Digest) -> Arc<Lookup> {
+        let new = || Arc::new(Lookup { ticket: self.proven.ticket(secret.id()), answer: OnceCell::new() });
+        match self.under_way().entry(digest) {
+            Entry::Vacant(place) => Arc::clone(place.insert(new())),
+            Entry::Occupied(mut listed) => {
+                if !self.proven.is_current(&listed.get().ticket) {
+                    listed.insert(new());
+                }
+                Arc::clone(listed.get())
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        secret: &Secret,
+        digest: Digest,
+        ticket: &Ticket,
+    ) -> Result<Option<Authenticated>, Unknowable> {
+        let _room = self.room.try_acquire().map_err(|_| Unknowable::Busy)?;
         let Some(stored) = self.store.find_token(secret.id()).await? else {
             return Ok(None);
         };
@@ -170,9 +194,44 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let mut under_way = self.authenticator.under_way();
         // Two hold one that nobody else waits for: the list and this.
-        let over = self.lookup.initialized() || Arc::strong_count(&self.lookup) <= 2;
+        let over = self.lookup.answer.initialized() || Arc::strong_count(&self.lookup) <= 2;
         if over && under_way.get(&self.digest).is_some_and(|listed| Arc::ptr_eq(listed, &self.lookup)) {
             under_way.remove(&self.digest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::PoolLimits,
+        token::{HashLimits, Hasher, KeyRing},
+    };
+
+    async fn authenticator(folder: &std::path::Path) -> Authenticator {
+        let url = format!("sqlite://{}", folder.join("test.db").display()).parse().unwrap();
+        let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
+        let store = Store::connect(&url, limits).await.unwrap();
+        let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
+        let prover = Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
+        let limits =
+            ValidationLimits { cache_entries: 10, cold_lookups: 10, max_staleness: Duration::from_secs(5) };
+        Authenticator::new(store, Arc::new(prover), limits)
+    }
+
+    /// Otherwise whoever asks after a revocation could be given the answer to a question from before it.
+    #[tokio::test]
+    async fn a_lookup_that_a_revocation_overtakes_is_not_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let authenticator = authenticator(folder.path()).await;
+        let secret = Secret::generate().unwrap();
+        let join = || authenticator.join(&secret, secret.digest());
+        let first = join();
+        assert!(Arc::ptr_eq(&first, &join()));
+        authenticator.forget([secret.id()]);
+        let second = join();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &join()));
     }
 }

@@ -61,13 +61,13 @@ pub struct RevocationTail {
     store: Store,
     proven: Arc<ProvenTokens>,
     freshness: Arc<Freshness>,
-    window: Window,
+    /// None before the first look.
+    window: Option<Window>,
 }
 
 impl RevocationTail {
     pub(super) fn new(store: Store, proven: Arc<ProvenTokens>, freshness: Arc<Freshness>) -> Self {
-        let window = Window::new(store.longest_write());
-        Self { store, proven, freshness, window }
+        Self { store, proven, freshness, window: None }
     }
 
     /// Looks into the log every `poll`, for ever.
@@ -95,21 +95,22 @@ impl RevocationTail {
     /// The database failed.
     pub async fn look(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
-        let after = match self.window.after {
-            Some(after) => after,
+        let after = match &self.window {
+            Some(window) => window.after,
             None => self.first().await?,
         };
         let found = self.store.revocations(after).await?;
-        if found.last < self.window.last() {
+        let window = self.window.get_or_insert_with(|| Window::new(after, self.store.longest_write()));
+        if found.last < window.last() {
             tracing::warn!(
                 "the log of events is shorter than it was: another database, or an older state of it"
             );
             self.proven.forget_all();
             // The next look reads as a first one does.
-            self.window = Window::new(self.store.longest_write());
+            self.window = None;
             return Ok(());
         }
-        self.proven.forget(self.window.advance(began, after, &found));
+        self.proven.forget(window.advance(began, &found));
         self.freshness.seen(began);
         Ok(())
     }
@@ -125,10 +126,10 @@ impl RevocationTail {
 /// The part of the log that is read again and again.
 #[derive(Debug)]
 struct Window {
+    /// Up to which id nothing can appear any more and all is read.
+    after: i64,
     /// How long an event may take to appear.
     length: Duration,
-    /// Up to which id nothing can appear any more and all is read; `None` before the first look.
-    after: Option<i64>,
     /// The ends of the log at earlier looks, each with the time at which that look was over, oldest first.
     ends: VecDeque<(Instant, i64)>,
     /// The revocations in the window that are forgotten already.
@@ -136,24 +137,22 @@ struct Window {
 }
 
 impl Window {
-    fn new(length: Duration) -> Self {
-        Self { length, after: None, ends: VecDeque::new(), known: HashSet::new() }
+    fn new(after: i64, length: Duration) -> Self {
+        Self { after, length, ends: VecDeque::new(), known: HashSet::new() }
     }
 
     fn last(&self) -> i64 {
-        self.ends.back().map(|end| end.1).or(self.after).unwrap_or(0)
+        self.ends.back().map_or(self.after, |end| end.1)
     }
 
-    /// Takes in what a look that began at `began` found above `after`, and gives the tokens not known before.
-    fn advance(&mut self, began: Instant, after: i64, found: &Revocations) -> Vec<Uuid> {
+    /// Takes in what a look that began at `began` found, and gives the tokens not known before.
+    fn advance(&mut self, began: Instant, found: &Revocations) -> Vec<Uuid> {
         let new: Vec<Uuid> =
             found.tokens.iter().filter(|(id, _)| !self.known.contains(id)).map(|(_, token)| *token).collect();
-        let mut settled = after;
         while let Some((_, end)) = self.ends.pop_front_if(|(over, _)| *over + self.length <= began) {
-            settled = end;
+            self.after = end;
         }
-        self.after = Some(settled);
-        self.known = found.tokens.iter().map(|(id, _)| *id).filter(|id| *id > settled).collect();
+        self.known = found.tokens.iter().map(|(id, _)| *id).filter(|id| *id > self.after).collect();
         if self.last() < found.last {
             self.ends.push_back((Instant::now(), found.last));
         }
@@ -177,24 +176,24 @@ mod tests {
 
     #[test]
     fn what_appears_late_is_seen_and_nothing_is_told_twice() {
-        let mut window = Window::new(LENGTH);
+        let mut window = Window::new(0, LENGTH);
         let start = Instant::now();
-        assert_eq!(ids(window.advance(start, 0, &found(7, &[5, 7]))), [5, 7]);
-        assert_eq!(ids(window.advance(start, 0, &found(7, &[5, 6, 7]))), [6]);
-        assert_eq!(window.after, Some(0));
+        assert_eq!(ids(window.advance(start, &found(7, &[5, 7]))), [5, 7]);
+        assert_eq!(ids(window.advance(start, &found(7, &[5, 6, 7]))), [6]);
+        assert_eq!(window.after, 0);
         // All transactions of the time of the first look are over: this look reads 7 and below for the last time.
         let later = Instant::now() + LENGTH;
-        assert_eq!(ids(window.advance(later, 0, &found(9, &[4, 5, 6, 7, 9]))), [4, 9]);
-        assert_eq!((window.after, window.last()), (Some(7), 9));
+        assert_eq!(ids(window.advance(later, &found(9, &[4, 5, 6, 7, 9]))), [4, 9]);
+        assert_eq!((window.after, window.last()), (7, 9));
         assert_eq!(window.known, HashSet::from([9]));
     }
 
     #[test]
     fn where_ids_appear_in_order_nothing_is_read_again() {
-        let mut window = Window::new(Duration::ZERO);
-        window.advance(Instant::now(), 0, &found(7, &[5]));
-        assert_eq!(ids(window.advance(Instant::now(), 0, &found(7, &[5]))), [0; 0]);
-        assert_eq!(window.after, Some(7));
+        let mut window = Window::new(0, Duration::ZERO);
+        window.advance(Instant::now(), &found(7, &[5]));
+        assert_eq!(ids(window.advance(Instant::now(), &found(7, &[5]))), [0; 0]);
+        assert_eq!(window.after, 7);
     }
 
     #[test]
