@@ -4,6 +4,10 @@
 
 mod support;
 
+/// Alerts fire when they should, and the dashboard asks for what is there.
+mod alerts;
+/// The chart: what Kubernetes takes, every setting within reach, nonsense refused, strangers kept out.
+mod chart;
 /// `latchkey token …` for people and for programs.
 mod command_line;
 /// Names stay unique and limits hold, however many ask at once.
@@ -26,6 +30,8 @@ mod first_start;
 mod hot_path;
 /// When tokens were last used is noted, and outlives a stop.
 mod last_used;
+/// The image: clean, pinned, not root.
+mod image;
 /// ListTokens: newest first, page by page, nobody else's.
 mod list_tokens;
 /// Databases are brought up to date, by however many at once.

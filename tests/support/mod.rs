@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod guarded_process;
+pub mod helm;
 pub mod http;
 pub mod latchkey;
 pub mod nats;
