@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::helm::{CHART, read, read_yaml, run};
+use crate::support::helm::{CHART, read_json, read_yaml, run};
 
 const PROMTOOL: &str = "install it: it is in Debian's package prometheus";
 const RULES: &str = "rules/latchkey.yaml";
@@ -54,7 +54,7 @@ fn alerts() -> Vec<Value> {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(&read("dashboards/latchkey.json")).unwrap()
+    read_json("dashboards/latchkey.json")
 }
 
 /// The queries of all panels, with Grafana's variables filled in.

@@ -4,7 +4,7 @@ use latchkey::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::helm::{
-    CHART, DEFAULT_AND_FULL, WITH_FULL, helm, objects, read, read_yaml, run, template, the,
+    CHART, DEFAULT_AND_FULL, WITH_FULL, helm, objects, read, read_json, read_yaml, run, template, the,
 };
 
 const KUBERNETES_VALIDATE: &str = "install it: pip install kubernetes-validate";
@@ -69,16 +69,13 @@ fn the_operators_objects_find_what_they_are_for() {
     assert_eq!(rule["apiVersion"], "monitoring.coreos.com/v1");
     assert_eq!(rule["spec"], read_yaml("rules/latchkey.yaml"));
     let dashboard = the("ConfigMap", &objects)["data"]["latchkey.json"].as_str().unwrap();
-    assert_eq!(
-        serde_json::from_str::<Value>(dashboard).unwrap(),
-        serde_json::from_str::<Value>(&read("dashboards/latchkey.json")).unwrap()
-    );
+    assert_eq!(serde_json::from_str::<Value>(dashboard).unwrap(), read_json("dashboards/latchkey.json"));
 }
 
 #[test]
 fn every_setting_can_be_set() {
     let set = &read_yaml("ci/full-values.yaml")["config"];
-    let schema = read_yaml("values.schema.json");
+    let schema = read_json("values.schema.json");
     let schema = schema["properties"]["config"]["properties"].as_object().unwrap();
     let variables = variables(&objects(WITH_FULL));
     let command = settings();
@@ -133,7 +130,7 @@ fn the_service_takes_what_the_chart_sets() {
 #[test]
 fn the_values_say_what_each_setting_is_when_it_is_not_set() {
     let values = read("values.yaml");
-    let schema = read_yaml("values.schema.json");
+    let schema = read_json("values.schema.json");
     let command = settings();
     for name in schema["properties"]["config"]["properties"].as_object().unwrap().keys() {
         let line = values
@@ -172,6 +169,7 @@ fn nonsense_is_refused_by_name() {
         ("nats.tls.cert.secret=", "nats.tls.cert and nats.tls.key belong together"),
         ("tracing.samplerRatio=2", "samplerRatio"),
         ("tracing.endpoint=collector", "endpoint"),
+        ("autoscaling.maxReplicas=1", "autoscaling.maxReplicas is below autoscaling.minReplicas"),
         ("service.grpcPort=70000", "grpcPort"),
         ("service.type=LoadBalancer", "type"),
         ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),

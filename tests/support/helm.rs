@@ -50,7 +50,7 @@ pub fn run(program: &str, how_to_install: &str, arguments: &[&str]) -> Said {
 
 /// Runs helm.
 pub fn helm(arguments: &[&str]) -> Said {
-    run("helm", "install Helm 3.18 or later and put it into PATH", arguments)
+    run("helm", "install it and put it into PATH", arguments)
 }
 
 /// What the chart makes with these further arguments, as helm prints it.
@@ -76,7 +76,12 @@ pub fn read(file: &str) -> String {
     std::fs::read_to_string(format!("{CHART}/{file}")).unwrap()
 }
 
-/// A file of the chart in YAML, or in JSON, which is YAML.
+/// A file of the chart in YAML.
 pub fn read_yaml(file: &str) -> Value {
     serde_saphyr::from_str(&read(file)).unwrap()
+}
+
+/// A file of the chart in JSON.
+pub fn read_json(file: &str) -> Value {
+    serde_json::from_str(&read(file)).unwrap()
 }

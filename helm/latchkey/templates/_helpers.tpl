@@ -51,6 +51,9 @@ app.kubernetes.io/component: migration
 {{- if and (not .Values.nats.url.secret) (or .Values.nats.credentials.secret .Values.nats.tls.ca.secret .Values.nats.tls.cert.secret) }}
 {{- fail "nats.url.secret is empty, but other parts of nats are set: without the URL there is no subscriber" }}
 {{- end }}
+{{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) }}
+{{- fail "autoscaling.maxReplicas is below autoscaling.minReplicas" }}
+{{- end }}
 {{- end }}
 
 {{- /* Settings, each under the name that the service's own help gives its variable. Helm reads large numbers as
