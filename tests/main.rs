@@ -4,6 +4,10 @@
 
 mod support;
 
+/// Alerts fire when they should, and the dashboard asks for what is there.
+mod alerts;
+/// The chart: what Kubernetes takes, every setting within reach, nonsense refused, strangers kept out.
+mod chart;
 /// `latchkey token …` for people and for programs.
 mod command_line;
 /// Names stay unique and limits hold, however many ask at once.
@@ -24,6 +28,8 @@ mod events_under_faults;
 mod first_start;
 /// A token proven once is answered from memory: no database, no argon2.
 mod hot_path;
+/// The image: clean, pinned, not root.
+mod image;
 /// When tokens were last used is noted, and outlives a stop.
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.

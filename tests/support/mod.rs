@@ -4,6 +4,7 @@ pub mod app;
 pub mod forge;
 pub mod guarded_process;
 pub mod health;
+pub mod helm;
 pub mod http;
 pub mod latchkey;
 pub mod nats;

@@ -1,0 +1,136 @@
+{{- /* Short enough for the longest suffix that is put behind it. */}}
+{{- define "latchkey.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "latchkey.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- /* What tells the serving pods from all others, the migration's included. It must never change. */}}
+{{- define "latchkey.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "latchkey.migrationSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: migration
+{{- end }}
+
+{{- define "latchkey.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "latchkey.port" -}}
+{{ regexFind "[0-9]+$" . }}
+{{- end }}
+
+{{- /* A schema cannot say "this name is needed" in words that help; nor that two parts belong together. */}}
+{{- define "latchkey.check" -}}
+{{- if not .Values.database.url.secret }}
+{{- fail "database.url.secret is empty: name a Secret that holds the URL of the PostgreSQL database, postgres://user:password@host:port/database, under the key that database.url.key names" }}
+{{- end }}
+{{- if ne (empty .Values.nats.tls.cert.secret) (empty .Values.nats.tls.key.secret) }}
+{{- fail "nats.tls.cert and nats.tls.key belong together: name the Secret of both, or of neither" }}
+{{- end }}
+{{- if and (not .Values.nats.url.secret) (or .Values.nats.credentials.secret .Values.nats.tls.ca.secret .Values.nats.tls.cert.secret) }}
+{{- fail "nats.url.secret is empty, but other parts of nats are set: without the URL there is no subscriber" }}
+{{- end }}
+{{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) }}
+{{- fail "autoscaling.maxReplicas is below autoscaling.minReplicas" }}
+{{- end }}
+{{- end }}
+
+{{- /* Settings, each under the name that the service's own help gives its variable. Helm reads large numbers as
+floats, which would be printed with an exponent. */}}
+{{- define "latchkey.configEnv" -}}
+{{- range $name, $value := .Values.config }}
+- name: LATCHKEY_{{ upper $name }}
+  value: {{ kindIs "float64" $value | ternary (toString (int64 $value)) (toString $value) | quote }}
+{{- end }}
+- name: LATCHKEY_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.url.secret }}
+      key: {{ .Values.database.url.key }}
+{{- end }}
+
+{{- /* The files that are made of Secrets: name in /etc/latchkey, the value that refers to it, and the setting, if one
+has to name it. */}}
+{{- define "latchkey.files" -}}
+{{- $nats := .Values.nats }}
+{{- $files := list
+  (dict "path" "keyring.toml" "from" .Values.keyRing "setting" "KEY_RING")
+  (dict "path" "nats.creds" "from" $nats.credentials "setting" "NATS_CREDENTIALS")
+  (dict "path" "nats-ca.crt" "from" $nats.tls.ca "setting" "NATS_TLS_CA")
+  (dict "path" "nats.crt" "from" $nats.tls.cert "setting" "NATS_TLS_CERT")
+  (dict "path" "nats.key" "from" $nats.tls.key "setting" "NATS_TLS_KEY")
+  (dict "path" "database-ca.crt" "from" .Values.database.ca "setting" "")
+}}
+{{- $wanted := list }}
+{{- range $files }}
+{{- if .from.secret }}
+{{- $wanted = append $wanted . }}
+{{- end }}
+{{- end }}
+{{- dict "files" $wanted | toJson }}
+{{- end }}
+
+{{- /* One volume of those files, from a list of them. Readable by the pod's own group alone: 288 is 0440. */}}
+{{- define "latchkey.filesVolume" -}}
+- name: secrets
+  projected:
+    defaultMode: 288
+    sources:
+      {{- range . }}
+      - secret:
+          name: {{ .from.secret }}
+          items:
+            - key: {{ .from.key }}
+              path: {{ .path }}
+      {{- end }}
+{{- end }}
+
+{{- define "latchkey.filesMount" -}}
+- name: secrets
+  mountPath: /etc/latchkey
+  readOnly: true
+{{- end }}
+
+{{- /* A rule that lets pods out to one port: of a dict with "to" and "port". */}}
+{{- define "latchkey.egress" -}}
+- ports:
+    - port: {{ .port }}
+      protocol: TCP
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- define "latchkey.dnsEgress" -}}
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+  {{- with .Values.networkPolicy.dnsTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}

@@ -1,0 +1,128 @@
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::helm::{CHART, read_json, read_yaml, run};
+
+const PROMTOOL: &str = "install it: it is in Debian's package prometheus";
+const RULES: &str = "rules/latchkey.yaml";
+
+fn promtool(arguments: &[&str]) {
+    run("promtool", PROMTOOL, arguments).good();
+}
+
+/// The metrics that the service has.
+fn known_metrics() -> BTreeSet<String> {
+    [
+        "latchkey_rpc_duration_seconds",
+        "latchkey_validations_total",
+        "latchkey_cache_hits_total",
+        "latchkey_cache_misses_total",
+        "latchkey_cache_entries",
+        "latchkey_revocation_tail_lag_seconds",
+        "latchkey_argon2_runs_total",
+        "latchkey_argon2_waiting",
+        "latchkey_events_handled_total",
+        "latchkey_events_redelivered_total",
+        "latchkey_events_dead_lettered_total",
+        "latchkey_consumer_lag_messages",
+        "latchkey_database_connections",
+        "latchkey_database_connections_max",
+        "latchkey_build_info",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// The metrics that a query asks for, without what Prometheus puts behind a histogram's name.
+fn metrics(query: &str) -> BTreeSet<String> {
+    query
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter(|word| word.starts_with("latchkey_"))
+        .map(|word| {
+            ["_bucket", "_count", "_sum"]
+                .iter()
+                .find_map(|end| word.strip_suffix(end))
+                .unwrap_or(word)
+                .to_owned()
+        })
+        .collect()
+}
+
+fn alerts() -> Vec<Value> {
+    read_yaml(RULES)["groups"][0]["rules"].as_array().unwrap().clone()
+}
+
+fn dashboard() -> Value {
+    read_json("dashboards/latchkey.json")
+}
+
+/// The queries of all panels, with Grafana's variables filled in.
+fn panel_queries() -> Vec<String> {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    targets
+        .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "5m").replace('$', "any-"))
+        .collect()
+}
+
+#[test]
+fn they_fire_when_they_should_and_only_then() {
+    promtool(&["check", "rules", &format!("{CHART}/{RULES}")]);
+    promtool(&["test", "rules", &format!("{CHART}/rules/latchkey_test.yaml")]);
+}
+
+#[test]
+fn each_is_tested_to_fire_and_to_be_silent() {
+    let tests = read_yaml("rules/latchkey_test.yaml");
+    let tests = tests["tests"].as_array().unwrap().iter();
+    let looks: Vec<Value> =
+        tests.flat_map(|test| test["alert_rule_test"].as_array().unwrap().clone()).collect();
+    for alert in alerts() {
+        let mut of_this = looks.iter().filter(|look| look["alertname"] == alert["alert"]);
+        let fires = |look: &Value| look["exp_alerts"].is_array();
+        assert!(of_this.clone().any(fires), "{} is never seen to fire", alert["alert"]);
+        assert!(of_this.any(|look| !fires(look)), "{} is never seen to be silent", alert["alert"]);
+    }
+}
+
+#[test]
+fn each_says_what_is_wrong_and_where_to_read_on() {
+    let runbooks = include_str!("../docs/operations.md");
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        let annotations = &alert["annotations"];
+        assert!(annotations["summary"].is_string() && annotations["description"].is_string(), "{name}");
+        assert_eq!(annotations["runbook"], json!(format!("docs/operations.md: {name}")));
+        assert!(runbooks.lines().any(|line| line == format!("### {name}")), "{name} has no runbook");
+        assert!(["critical", "warning"].contains(&alert["labels"]["severity"].as_str().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_one() {
+    let rules: Vec<Value> = panel_queries()
+        .iter()
+        .enumerate()
+        .map(|(number, query)| json!({ "record": "panel:query", "expr": query, "labels": { "number": number.to_string() } }))
+        .collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, json!({ "groups": [{ "name": "panels", "rules": rules }] }).to_string()).unwrap();
+    promtool(&["check", "rules", file.path().to_str().unwrap()]);
+}
+
+#[test]
+fn alerts_and_panels_ask_for_metrics_that_exist_and_leave_none_out() {
+    let mut asked: BTreeSet<String> = panel_queries().iter().flat_map(|query| metrics(query)).collect();
+    let missing: Vec<String> = known_metrics().difference(&asked).cloned().collect();
+    assert!(missing.is_empty(), "no panel shows {missing:?}");
+    for variable in dashboard()["templating"]["list"].as_array().unwrap() {
+        asked.extend(metrics(variable["query"].as_str().unwrap()));
+    }
+    for alert in alerts() {
+        asked.extend(metrics(alert["expr"].as_str().unwrap()));
+    }
+    let unknown: Vec<String> = asked.difference(&known_metrics()).cloned().collect();
+    assert!(unknown.is_empty(), "there is no {unknown:?}");
+}
