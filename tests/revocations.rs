@@ -1,8 +1,12 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use latchkey::proto::latchkey::invalid::Reason;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Code;
 
 use crate::support::{
@@ -10,7 +14,7 @@ use crate::support::{
     Database::{self, Postgres, Sqlite},
     postgres,
     proxy::Proxy,
-    until,
+    soon, until,
 };
 
 #[rstest]
@@ -104,40 +108,84 @@ async fn without_sight_of_them_memory_is_trusted_for_a_bounded_time(
 
 const STALE_SOON: [&str; 4] = ["--max-staleness", "1s", "--database-timeout", "500ms"];
 
-/// Keeps asking: valid, then UNAVAILABLE once memory is too old, and never anything else.
-async fn becomes_unavailable(app: &App, secret: &str) {
-    let cut = Instant::now();
-    let status = until("UNAVAILABLE", || async {
-        match app.try_validate(secret, &[]).await {
-            Ok(verdict) => {
-                verdict.unwrap();
-                None
-            }
-            Err(status) => Some(status),
-        }
-    })
-    .await;
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
+/// Callers who validate one token without pause, and what they are told.
+struct Load {
+    answers: mpsc::UnboundedReceiver<Answer>,
+    _callers: JoinSet<()>,
 }
 
-async fn resumes(app: &App, secret: &str) {
-    let back = Instant::now();
-    until("a valid token", || async { app.try_validate(secret, &[]).await.ok()?.ok() }).await;
-    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+struct Answer {
+    caller: usize,
+    asked: Instant,
+    outcome: Result<(), Code>,
+}
+
+const CALLERS: usize = 16;
+
+impl Load {
+    fn start(app: &Arc<App>, secret: &str) -> Self {
+        let (tell, answers) = mpsc::unbounded_channel();
+        let mut callers = JoinSet::new();
+        for caller in 0..CALLERS {
+            let (app, secret, tell) = (Arc::clone(app), secret.to_owned(), tell.clone());
+            callers.spawn(async move {
+                loop {
+                    let asked = Instant::now();
+                    let answer = app.try_validate(&secret, &[]).await;
+                    // Never an answer that would be a guess: it is valid.
+                    let outcome =
+                        answer.map(|verdict| drop(verdict.unwrap())).map_err(|status| status.code());
+                    if tell.send(Answer { caller, asked, outcome }).is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+        }
+        Self { answers, _callers: callers }
+    }
+
+    async fn next(&mut self) -> Answer {
+        soon("an answer", self.answers.recv()).await.unwrap()
+    }
+
+    /// Valid, then UNAVAILABLE once memory is too old, and never anything else.
+    async fn becomes_unavailable(&mut self) {
+        let cut = Instant::now();
+        let mut told = [false; CALLERS];
+        while told.contains(&false) {
+            let answer = self.next().await;
+            assert!(matches!(answer.outcome, Ok(()) | Err(Code::Unavailable)), "{:?}", answer.outcome);
+            told[answer.caller] |= answer.outcome.is_err();
+        }
+        assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
+    }
+
+    /// Whoever asks a second after the database is back is answered again.
+    async fn resumes(&mut self) {
+        let back = Instant::now();
+        let mut answered = [false; CALLERS];
+        while answered.contains(&false) {
+            let answer = self.next().await;
+            let late = answer.asked.saturating_duration_since(back) >= Duration::from_secs(1);
+            assert!(!late || answer.outcome.is_ok(), "{:?}", answer.outcome);
+            answered[answer.caller] |= late;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_database_stopped_nothing_is_guessed_and_service_resumes() {
     let mut postgres = postgres::Postgres::start();
     let url = postgres.create_database().await;
-    let app = App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await;
+    let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await);
     let (_, secret) = app.issue("alice", "one").await;
-    app.validate(&secret).await.unwrap();
+    let mut load = Load::start(&app, &secret);
+    load.next().await.outcome.unwrap();
     postgres.stop();
-    becomes_unavailable(&app, &secret).await;
+    load.becomes_unavailable().await;
     postgres.resume();
-    resumes(&app, &secret).await;
+    load.resumes().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,18 +195,18 @@ async fn with_a_way_to_the_database_that_hangs_nothing_is_guessed_and_service_re
     let (port, name) = rest.split_once('/').unwrap();
     let proxy = Proxy::to(port.parse().unwrap()).await;
     let url = format!("postgres://postgres@{}/{name}", proxy.addr);
-    let app = App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await;
+    let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await);
     let (_, secret) = app.issue("alice", "one").await;
-    app.validate(&secret).await.unwrap();
+    let mut load = Load::start(&app, &secret);
+    load.next().await.outcome.unwrap();
     proxy.swallow_requests();
-    app.validate(&secret).await.unwrap();
-    becomes_unavailable(&app, &secret).await;
+    load.becomes_unavailable().await;
     proxy.pass_requests();
-    resumes(&app, &secret).await;
+    load.resumes().await;
     // The connections that hung have left their pools: tokens are issued, and memory is trusted again.
     app.issue("alice", "two").await;
     app.sql("ALTER TABLE tokens RENAME TO elsewhere").await;
-    resumes(&app, &secret).await;
+    load.resumes().await;
 }
 
 #[tokio::test]

@@ -40,7 +40,9 @@ impl Database {
         let store = Store::connect(&url.parse().unwrap(), limits).await.unwrap();
         store.migrate().await.unwrap();
         store.close().await.unwrap();
-        Self { url, folder, secrets: Arc::default(), users: 0 }
+        let database = Self { url, folder, secrets: Arc::default(), users: 0 };
+        KeyRing::open_or_create(&database.key_ring()).unwrap();
+        database
     }
 
     pub fn key_ring(&self) -> PathBuf {
@@ -49,7 +51,7 @@ impl Database {
 
     /// Makes `tokens` tokens and keeps the secrets of `kept` of them.
     pub async fn fill(&mut self, tokens: usize, kept: usize) {
-        let keys = KeyRing::open_or_create(&self.key_ring()).unwrap();
+        let keys = KeyRing::open(&self.key_ring()).unwrap();
         let prefix: Prefix = "pat".parse().unwrap();
         let mut secrets = Vec::with_capacity(kept);
         self.users = tokens.div_ceil(TOKENS_OF_A_USER);

@@ -133,22 +133,25 @@ async fn cold(kind: &str, mut database: Database) {
     );
 }
 
+type MakeCall = fn(&Database) -> Call;
+
 /// The same calls to services over tables of different sizes.
 async fn growth(kind: &str, mut databases: [Database; 3]) {
     for (database, size) in databases.iter_mut().zip(GROWTH) {
         database.fill(size, GROWTH[0]).await;
     }
-    let hot = |database: &Database| Call::Validate(database.secrets[..HOT].into());
-    let cold = |database: &Database| Call::Validate(Arc::clone(&database.secrets));
-    let list = |database: &Database| Call::List { users: database.users };
-    let create = |_: &Database| Call::Create;
-    let kinds: [(&str, &dyn Fn(&Database) -> Call, usize, &[&str]); 4] = [
-        ("hot ValidateToken", &hot, 50_000, &[]),
-        ("cold ValidateToken", &cold, GROWTH[0], &["--cache-entries", "1"]),
-        ("first page of ListTokens", &list, 5_000, &[]),
-        ("CreateToken", &create, 1_000, &[]),
+    let hot: MakeCall = |database| Call::Validate(database.secrets[..HOT].into());
+    let cold: MakeCall = |database| Call::Validate(Arc::clone(&database.secrets));
+    let list: MakeCall = |database| Call::List { users: database.users };
+    let create: MakeCall = |_| Call::Create;
+    let kinds: [(&str, MakeCall, usize); 4] = [
+        ("hot ValidateToken", hot, 50_000),
+        ("cold ValidateToken", cold, GROWTH[0]),
+        ("first page of ListTokens", list, 5_000),
+        ("CreateToken", create, 1_000),
     ];
-    for (what, call, calls, settings) in kinds {
+    for (what, call, calls) in kinds {
+        let settings: &[&str] = if what.starts_with("cold") { &["--cache-entries", "1"] } else { &[] };
         let servers = databases.each_ref().map(|database| Server::latchkey(database, settings));
         let mut figures: [Vec<f64>; 3] = Default::default();
         for turn in 0..=ROUNDS {
@@ -182,7 +185,7 @@ async fn floods() {
     let mut answered: [Vec<f64>; 3] = Default::default();
     for turn in 0..=ROUNDS {
         for (n, (_, flood)) in kinds.iter().enumerate() {
-            let (micros, flooded) = latencies(&server, &hot, flood.as_ref(), ROUND).await;
+            let (micros, flooded) = latencies(&server, hot, flood.as_ref(), ROUND).await;
             if turn > 0 {
                 let micros = sorted(micros);
                 medians[n].push(micros[micros.len() / 2]);

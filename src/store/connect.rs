@@ -68,9 +68,10 @@ pub struct PoolLimits {
 /// A connection that lay idle for longer is asked for a sign of life before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-/// How long the connection that reads the log of events is waited for. It is short, so that a replica that was cut off
-/// is back soon after the database is.
+/// How long the connection that reads the log of events is waited for, and its sign of life after each use. They are
+/// short, so that a replica that was cut off is back within a second after the database is.
 const LOG_TIMEOUT: Duration = Duration::from_millis(500);
+const LOG_SIGN_OF_LIFE: Duration = Duration::from_millis(200);
 
 /// How many statements, and waits for the next statement, each bounded by the timeout, may pass in a transaction from
 /// the first event it writes to the end of its commit: three statements, two waits (see `TokenRegistry::revoke_user`);
@@ -128,10 +129,10 @@ async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Res
         .application_name("latchkey")
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
-    let reads = postgres_pool(limits).connect_with(options.clone()).await?;
+    let reads = postgres_pool(limits, limits.timeout).connect_with(options.clone()).await?;
     let reads = SqlxPostgresConnector::from_sqlx_postgres_pool(reads);
     let log = PoolLimits { connections: 1, timeout: LOG_TIMEOUT.min(limits.timeout) };
-    let log = postgres_pool(log).connect_lazy_with(options);
+    let log = postgres_pool(log, LOG_SIGN_OF_LIFE).connect_lazy_with(options);
     Ok(Store {
         writes: reads.clone(),
         reads,
@@ -141,7 +142,7 @@ async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Res
     })
 }
 
-fn postgres_pool(limits: PoolLimits) -> PoolOptions<Postgres> {
+fn postgres_pool(limits: PoolLimits, sign_of_life_within: Duration) -> PoolOptions<Postgres> {
     PoolOptions::new()
         .max_connections(limits.connections)
         .acquire_timeout(limits.timeout)
@@ -149,7 +150,7 @@ fn postgres_pool(limits: PoolLimits) -> PoolOptions<Postgres> {
         .before_acquire(move |connection: &mut PgConnection, idle| {
             Box::pin(async move {
                 if idle.idle_for > TRUSTED_IDLE {
-                    sign_of_life(connection, limits.timeout).await?;
+                    sign_of_life(connection, sign_of_life_within).await?;
                 }
                 Ok(true)
             })
@@ -157,7 +158,7 @@ fn postgres_pool(limits: PoolLimits) -> PoolOptions<Postgres> {
         // sqlx asks too, but without a bound: a connection that hangs would keep its place in the pool for ever.
         .after_release(move |connection: &mut PgConnection, _| {
             Box::pin(async move {
-                sign_of_life(connection, limits.timeout).await?;
+                sign_of_life(connection, sign_of_life_within).await?;
                 Ok(true)
             })
         })
