@@ -185,7 +185,7 @@ async fn floods() {
     let mut answered: [Vec<f64>; 3] = Default::default();
     for turn in 0..=ROUNDS {
         for (n, (_, flood)) in kinds.iter().enumerate() {
-            let (micros, flooded) = latencies(&server, hot, flood.as_ref(), ROUND).await;
+            let (micros, flooded) = latencies(&server, &hot, flood.as_ref(), ROUND).await;
             if turn > 0 {
                 let micros = sorted(micros);
                 medians[n].push(micros[micros.len() / 2]);
