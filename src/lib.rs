@@ -8,10 +8,10 @@
 //! | [`client`] | `latchkey token …`: the command line as a client of a running service |
 //! | [`server`] | wires the parts, opens the listeners, shuts down in order |
 //! | [`config`] | every setting |
-//! | [`telemetry`] | the log |
+//! | [`telemetry`] | the log, traces |
 //! | **doors** | translate a protocol, hold no rules |
 //! | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
-//! | [`http`] | `POST /events` |
+//! | [`http`] | `POST /events`, metrics, liveness and readiness |
 //! | [`events`] | UserDeleted: its forms, and the subscriber on NATS JetStream |
 //! | **rules** | |
 //! | [`registry`] | issue, list, revoke, validate |
@@ -19,6 +19,7 @@
 //! | **ground** | |
 //! | [`store`] | the database; the only place that knows SQL (its schema: the `migrations` crate) |
 //! | [`token`] | what a token is: secret, checksum, proofs, name, scopes |
+//! | [`instrumentation`] | durations of calls, and where a trace comes in and goes on |
 //! | [`proto`] | the generated messages and stubs |
 
 pub mod client;
@@ -26,6 +27,7 @@ pub mod config;
 pub mod events;
 pub mod grpc;
 pub mod http;
+pub mod instrumentation;
 pub mod proto;
 pub mod registry;
 pub mod server;

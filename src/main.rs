@@ -12,7 +12,7 @@ use latchkey::{
     config::{self, Config, ConfigError, DatabaseConfig},
     server::{Server, StartError},
     store::Store,
-    telemetry,
+    telemetry::Telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -86,7 +86,7 @@ fn run(work: impl Future<Output = Result<ExitCode, AnyError>>) -> Result<ExitCod
 }
 
 async fn serve(config: Config) -> Result<ExitCode, AnyError> {
-    telemetry::init(&config.database.log, config.database.log_format)?;
+    let telemetry = Telemetry::init(&config.database.log, config.database.log_format, true)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = Server::start(&config).await?;
@@ -99,7 +99,9 @@ async fn serve(config: Config) -> Result<ExitCode, AnyError> {
         }
         stop.cancel();
     });
-    server.ended().await?;
+    let ended = server.ended().await;
+    telemetry.shut_down().await;
+    ended?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -117,7 +119,7 @@ fn greet(grpc: SocketAddr, http: SocketAddr) {
 }
 
 async fn migrate(config: DatabaseConfig) -> Result<ExitCode, AnyError> {
-    telemetry::init(&config.log, config.log_format)?;
+    Telemetry::init(&config.log, config.log_format, false)?;
     let store = Store::connect(&config.url()?, config.pool_limits()).await.map_err(StartError::Store)?;
     store.migrate().await.map_err(StartError::Store)?;
     store.close().await?;

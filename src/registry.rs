@@ -1,6 +1,9 @@
 //! The rules: who may have which tokens, and when a token is good. Every rule stands here once.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -11,7 +14,9 @@ use crate::{
     token::{
         self, Expiry, HashError, Prefix, Prover, RevokeReason, Scopes, Secret, Token, TokenName, UserId,
     },
-    validation::{Authenticated, Authenticator, LastUsed, RevocationTail, Unknowable, ValidationLimits},
+    validation::{
+        Authenticated, Authenticator, CacheStatistics, LastUsed, RevocationTail, Unknowable, ValidationLimits,
+    },
 };
 
 /// Issues, lists, revokes and validates tokens.
@@ -23,6 +28,8 @@ pub struct TokenRegistry {
     prefix: Prefix,
     max_live_tokens: u64,
     last_used: LastUsed,
+    /// By outcome: good, then not good for each reason.
+    validations: [AtomicU64; 7],
 }
 
 /// What a token to be issued shall be.
@@ -135,7 +142,15 @@ impl TokenRegistry {
     ) -> Self {
         let prover = Arc::new(prover);
         let authenticator = Authenticator::new(store.clone(), Arc::clone(&prover), limits);
-        Self { store, prover, authenticator, prefix, max_live_tokens, last_used: LastUsed::default() }
+        Self {
+            store,
+            prover,
+            authenticator,
+            prefix,
+            max_live_tokens,
+            last_used: LastUsed::default(),
+            validations: Default::default(),
+        }
     }
 
     /// What the tokens begin with.
@@ -146,6 +161,21 @@ impl TokenRegistry {
     /// How often argon2 has run since the start.
     pub fn argon2_runs(&self) -> u64 {
         self.prover.argon2_runs()
+    }
+
+    /// How many secrets wait for argon2 now.
+    pub fn argon2_waiting(&self) -> usize {
+        self.prover.argon2_waiting()
+    }
+
+    /// How many secrets were found good since the start, or not good for `reason`.
+    pub fn validations(&self, reason: Option<Reason>) -> u64 {
+        self.validations[place(reason)].load(Ordering::Relaxed)
+    }
+
+    /// What the memory of proven tokens has done since the start.
+    pub fn cache_statistics(&self) -> CacheStatistics {
+        self.authenticator.statistics()
     }
 
     /// Issues a token.
@@ -255,6 +285,16 @@ impl TokenRegistry {
     ///
     /// It cannot be known: a failure.
     pub async fn validate(&self, secret: &str, required: &Scopes) -> Result<Verdict, RegistryError> {
+        let verdict = self.verdict(secret, required).await?;
+        let reason = match &verdict {
+            Verdict::Valid(_) => None,
+            Verdict::Invalid(reason) => Some(*reason),
+        };
+        self.validations[place(reason)].fetch_add(1, Ordering::Relaxed);
+        Ok(verdict)
+    }
+
+    async fn verdict(&self, secret: &str, required: &Scopes) -> Result<Verdict, RegistryError> {
         let Ok(secret) = Secret::parse(&self.prefix, secret) else {
             return Ok(Verdict::Invalid(Reason::Malformed));
         };
@@ -282,6 +322,11 @@ impl TokenRegistry {
     pub async fn flush_last_used(&self) -> Result<(), RegistryError> {
         Ok(self.last_used.flush(&self.store).await?)
     }
+}
+
+/// Where validations with this outcome are counted.
+fn place(reason: Option<Reason>) -> usize {
+    reason.map_or(0, |reason| 1 + reason as usize)
 }
 
 /// Whether a token whose secret was proven is good at `now`.

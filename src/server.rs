@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -11,9 +12,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     config::{Config, ConfigError},
-    events::{self, NatsError, USER_EVENTS},
-    grpc::{self, GrpcLimits, TOKEN_SERVICE},
-    http::{self, HttpLimits},
+    events::{self, EventCounts, NatsError, USER_EVENTS},
+    grpc::{self, GrpcLimits, LIVENESS, TOKEN_SERVICE},
+    http::{self, HttpLimits, Sources},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
     token::{Hasher, KeyRing, KeyRingError, Prover},
@@ -63,6 +64,9 @@ pub enum StartError {
         /// Why.
         fault: std::io::Error,
     },
+    /// A metric is described in a way that Prometheus does not take.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
     /// The subscriber cannot be set up.
     #[error(transparent)]
     Nats(#[from] NatsError),
@@ -113,23 +117,47 @@ impl Server {
 
         let stop = CancellationToken::new();
         let health = HealthReporter::new();
+        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         report(&health, true).await;
+        let (unready, watched) = watch::channel(None);
+        let durations = grpc::durations()?;
+        let events = Arc::new(EventCounts::default());
         let mut doors = JoinSet::new();
         if let Some(settings) = config.nats.settings() {
-            let subscriber =
-                events::subscribe(settings, Arc::clone(&registry), health.clone(), stop.clone()).await?;
+            let subscriber = events::subscribe(
+                settings,
+                Arc::clone(&registry),
+                Arc::clone(&events),
+                health.clone(),
+                stop.clone(),
+            )
+            .await?;
             doors.spawn(async {
                 subscriber.await;
                 Ok(())
             });
         }
-        let serving = http::serve(http.0, Arc::clone(&registry), http_limits(config), stop.clone());
+        let sources = Sources {
+            registry: Arc::clone(&registry),
+            store: store.clone(),
+            durations: durations.clone(),
+            events,
+            subscribes: config.nats.nats_url.is_some(),
+            unready: watched,
+        };
+        let serving = http::serve(http.0, sources, http_limits(config), stop.clone());
         doors.spawn(async { Ok(serving.await?) });
-        let serving =
-            grpc::serve(grpc.0, Arc::clone(&registry), health.clone(), grpc_limits(config), stop.clone());
+        let serving = grpc::serve(
+            grpc.0,
+            Arc::clone(&registry),
+            durations,
+            health.clone(),
+            grpc_limits(config),
+            stop.clone(),
+        );
         doors.spawn(async { Ok(serving.await?) });
 
-        let service = Service { registry: Arc::clone(&registry), store, health, stop: stop.clone() };
+        let service = Service { registry: Arc::clone(&registry), store, health, unready, stop: stop.clone() };
         let running = tokio::spawn(service.run(doors, tail, config.clone()));
         Ok(Self { grpc_addr, http_addr, registry, stop, running })
     }
@@ -212,6 +240,7 @@ struct Service {
     registry: Arc<TokenRegistry>,
     store: Store,
     health: HealthReporter,
+    unready: watch::Sender<Option<String>>,
     stop: CancellationToken,
 }
 
@@ -223,7 +252,8 @@ impl Service {
         tail: RevocationTail,
         config: Config,
     ) -> Result<(), ServeError> {
-        let watch = tokio::spawn(watch_database(self.store.clone(), self.health, self.stop.clone()));
+        let watch =
+            tokio::spawn(watch_database(self.store.clone(), self.health, self.unready, self.stop.clone()));
         let revocations = tokio::spawn(tail.follow(config.revocation_poll));
         let notes = tokio::spawn(write_notes(
             Arc::clone(&self.registry),
@@ -292,13 +322,19 @@ async fn bounded<E: std::fmt::Display>(
 const PULSE: Duration = Duration::from_millis(500);
 const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reports in health whether the database answers.
-async fn watch_database(store: Store, mut health: HealthReporter, stop: CancellationToken) {
+/// Reports in health, and by `unready`, whether the database answers and is up to date.
+async fn watch_database(
+    store: Store,
+    mut health: HealthReporter,
+    unready: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
     let mut serving = true;
     while stop.run_until_cancelled(tokio::time::sleep(PULSE)).await.is_some() {
-        let Some(answer) = stop.run_until_cancelled(store.ping(PULSE_TIMEOUT)).await else {
+        let Some(answer) = stop.run_until_cancelled(store.check(PULSE_TIMEOUT)).await else {
             break;
         };
+        unready.send_replace(answer.as_ref().err().map(ToString::to_string));
         if answer.is_ok() == serving {
             continue;
         }
@@ -306,12 +342,13 @@ async fn watch_database(store: Store, mut health: HealthReporter, stop: Cancella
         report(&health, serving).await;
         match answer {
             Ok(()) => tracing::info!("the database answers again"),
-            Err(fault) => tracing::warn!(%fault, "the database is away"),
+            Err(fault) => tracing::warn!(%fault, "the database cannot be used"),
         }
     }
+    unready.send_replace(Some("the service is stopping".to_owned()));
     report(&health, false).await;
     // Ends the streams of whoever watches: they would hold the shutdown up.
-    for service in ["", TOKEN_SERVICE, USER_EVENTS] {
+    for service in ["", TOKEN_SERVICE, USER_EVENTS, LIVENESS] {
         health.clear_service_status(service).await;
     }
 }

@@ -211,7 +211,8 @@ fn a_restart_is_never_asked_for_because_the_database_is_away() {
     let objects = objects(&[]);
     let container = &the("Deployment", &objects)["spec"]["template"]["spec"]["containers"][0];
     for probe in ["livenessProbe", "startupProbe"] {
-        assert_eq!(container[probe]["httpGet"], json!({ "path": "/livez", "port": "http" }));
+        let asked = json!({ "port": 50051, "service": latchkey::grpc::LIVENESS });
+        assert_eq!(container[probe]["grpc"], asked);
     }
     assert_eq!(
         container["readinessProbe"]["grpc"],

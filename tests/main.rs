@@ -34,6 +34,8 @@ mod image;
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
 mod list_tokens;
+/// What happens is counted, by a closed list of labels.
+mod metrics;
 /// Databases are brought up to date, by however many at once.
 mod migrations;
 /// The subscriber proves who it is, and to whom it talks.
@@ -42,6 +44,8 @@ mod nats_security;
 mod overload;
 /// Argon2 runs only where no key is at hand, and then once.
 mod proofs;
+/// Alive is not ready: /livez, /readyz and their like in gRPC.
+mod readiness;
 /// The README says what is true.
 mod readme;
 /// A revocation is seen by every replica, within a bound, or nothing is answered from memory.
@@ -50,6 +54,8 @@ mod revocations;
 mod secrecy;
 /// SIGTERM lets calls finish, within a bound.
 mod shutdown;
+/// Traces: from whoever called to the commit, and never at the cost of the service.
+mod traces;
 /// With the database away the service says so, and recovers by itself.
 mod unhealthy_database;
 /// A deleted account's tokens never work again, and it gets no new ones.

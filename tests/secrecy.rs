@@ -11,10 +11,12 @@ use crate::support::{
     forge::forge,
     latchkey::Process,
     nats::Nats,
+    otlp::Collector,
 };
 
 const PASSWORD: &str = "correct-horse-battery";
 const NATS_PASSWORD: &str = "staple-of-nats";
+const COLLECTOR_KEY: &str = "key-of-the-collector";
 
 /// Every form in which bytes may come to be printed.
 fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -45,7 +47,12 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     let nats_url = nats.url().replace("nats://", &format!("nats://latchkey:{NATS_PASSWORD}@"));
     let common =
         ["--database-url", app_url, "--log", "trace", "--nats-url", &nats_url, "--nats-create-stream"];
-    let process = Process::start(folder, &[&common, settings].concat());
+    let collector = Collector::start().await;
+    let [endpoint, delay] = collector.variables();
+    let headers = format!("authorization=Bearer {COLLECTOR_KEY}");
+    let variables =
+        [(endpoint.0, endpoint.1.as_str()), (delay.0, &delay.1), ("OTEL_EXPORTER_OTLP_HEADERS", &headers)];
+    let process = Process::start_with(folder, &[&common, settings].concat(), &variables);
     let mut client = crate::support::app::connect(&process.url()).await;
     let mut secrets = Vec::new();
     for (user, name) in
@@ -97,8 +104,14 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     while watch.message().await.unwrap().unwrap().status()
         != tonic_health::pb::health_check_response::ServingStatus::Serving
     {}
+    let (_, _, metrics) = crate::support::http::send(process.http_addr, "GET /metrics", &[], b"").await;
+    assert!(metrics.contains("latchkey_validations_total"), "{metrics}");
     // What is refused may be quoted in an error: the secret must not be.
-    let output = process.stop().await;
+    let mut output = process.stop().await;
+    output.push_str(&metrics);
+    let spans = collector.received();
+    assert!(!spans.is_empty());
+    output.push_str(&format!("{spans:?}"));
     let refused: Vec<String> = tried.into_iter().filter(|secret| !secret.is_empty()).collect();
     (refused, output)
 }
@@ -134,7 +147,8 @@ async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
     assert!(output.contains("token issued") && output.contains("TRACE"), "the log has what it should have");
 
     assert!(output.contains("attached"), "the log has what it should have");
-    let mut hidden = vec![PASSWORD.as_bytes().to_vec(), NATS_PASSWORD.as_bytes().to_vec()];
+    let mut hidden: Vec<_> =
+        [PASSWORD, NATS_PASSWORD, COLLECTOR_KEY].map(|password| password.as_bytes().to_vec()).into();
     for secret in &secrets {
         // The proof part, so that the public id in the log is not taken for it.
         hidden.push(secret.as_bytes()[27..70].to_vec());

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::{
-    MigrationTrait, SchemaManager, async_trait, sea_orm::DatabaseTransaction, sea_orm::DbErr,
+    IntoSchemaManagerConnection, MigrationTrait, SchemaManager, async_trait,
+    sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait as _},
+    seaql_migrations,
 };
 
 mod m20261123_000001_tokens;
@@ -31,11 +33,19 @@ pub async fn bring_up_to_date(database: &DatabaseTransaction) -> Result<(), DbEr
 }
 
 /// Whether the database lacks none of the steps; it may have further ones.
-async fn is_up_to_date(database: &DatabaseTransaction) -> Result<bool, DbErr> {
+///
+/// # Errors
+///
+/// The database cannot be asked.
+pub async fn is_up_to_date<'c, C>(database: &'c C) -> Result<bool, DbErr>
+where
+    C: ConnectionTrait,
+    &'c C: IntoSchemaManagerConnection<'c>,
+{
     if !SchemaManager::new(database).has_table("seaql_migrations").await? {
         return Ok(false);
     }
-    let applied = Migrator::get_migration_models(database).await?;
+    let applied = seaql_migrations::Entity::find().all(database).await?;
     let applied: HashSet<String> = applied.into_iter().map(|step| step.version).collect();
     Ok(Migrator::migrations().iter().all(|step| applied.contains(step.name())))
 }

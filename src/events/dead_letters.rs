@@ -6,6 +6,9 @@ use async_nats::{
     HeaderMap,
     jetstream::{self, stream},
 };
+use opentelemetry::propagation::Injector;
+
+use crate::instrumentation::hand_on;
 
 /// Where the copies go. Both names are relied on from outside.
 const STREAM: &str = "LATCHKEY_DEAD_LETTERS";
@@ -52,6 +55,7 @@ pub(super) async fn bury(
             headers.append(kept.as_str(), value.as_str());
         }
     }
+    hand_on(&mut Carrier(&mut headers));
     headers.insert("Latchkey-Reason", one_line(reason).as_str());
     headers.insert("Latchkey-Subject", message.subject.as_str());
     if let Ok(info) = message.info() {
@@ -68,6 +72,17 @@ pub(super) async fn bury(
     }
     jetstream.publish_with_headers(SUBJECT, headers, body).await?.await?;
     Ok(())
+}
+
+/// Lets the copy be a part of the trace; what the original said of it is replaced.
+struct Carrier<'a>(&'a mut HeaderMap);
+
+impl Injector for Carrier<'_> {
+    fn set(&mut self, name: &str, value: String) {
+        if !value.is_empty() {
+            self.0.insert(name, value.as_str());
+        }
+    }
 }
 
 fn headers_length(headers: &HeaderMap) -> usize {

@@ -19,14 +19,22 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt as _;
+use opentelemetry::trace::SpanKind;
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{dead_letters, user_deleted::UserDeleted};
-use crate::registry::TokenRegistry;
+use super::{EventCounts, dead_letters, user_deleted::UserDeleted};
+use crate::{
+    instrumentation::{ENTRY, NatsHeaders, enter},
+    registry::TokenRegistry,
+};
 
 /// The name under which health says whether the subscriber is attached.
 pub const USER_EVENTS: &str = "latchkey.v1.UserEvents";
@@ -87,6 +95,9 @@ const CONCURRENCY: usize = 8;
 /// How long one request for messages stands, and how often the broker shows that it still does.
 const PULL_EXPIRY: Duration = Duration::from_secs(20);
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often the broker is asked how far behind the consumer is, and how long it has for an answer.
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
+const LAG_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many unanswered messages the broker lets the replicas have together.
 const MAX_ACK_PENDING: i64 = 1_024;
 /// How long the last acknowledgements may take at the end.
@@ -103,6 +114,7 @@ const MAX_DELAY: Duration = Duration::from_secs(30);
 pub async fn subscribe(
     settings: NatsSettings,
     registry: Arc<TokenRegistry>,
+    counts: Arc<EventCounts>,
     health: HealthReporter,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, NatsError> {
@@ -116,8 +128,15 @@ pub async fn subscribe(
     let options = connect_options(&settings, disconnects).await?;
     let (options, servers) = with_login(options, servers)?;
     let client = options.connect(servers).await?;
-    let subscriber =
-        Subscriber { jetstream: jetstream::new(client), settings, registry, health, stop, disconnected };
+    let subscriber = Subscriber {
+        jetstream: jetstream::new(client),
+        settings,
+        registry,
+        counts,
+        health,
+        stop,
+        disconnected,
+    };
     subscriber.report(false).await;
     Ok(subscriber.run())
 }
@@ -201,6 +220,7 @@ struct Subscriber {
     jetstream: jetstream::Context,
     settings: NatsSettings,
     registry: Arc<TokenRegistry>,
+    counts: Arc<EventCounts>,
     health: HealthReporter,
     stop: CancellationToken,
     disconnected: watch::Receiver<()>,
@@ -213,7 +233,7 @@ impl Subscriber {
         while !self.stop.is_cancelled() {
             self.disconnected.mark_unchanged();
             let fault = match self.stop.clone().run_until_cancelled(self.attach()).await {
-                Some(Ok(messages)) => {
+                Some(Ok((consumer, messages))) => {
                     tracing::info!(
                         stream = self.settings.stream,
                         durable = self.settings.durable,
@@ -221,7 +241,7 @@ impl Subscriber {
                     );
                     self.report(true).await;
                     faults = 0;
-                    let fault = self.consume(messages, &under_way).await;
+                    let fault = self.consume(consumer, messages, &under_way).await;
                     self.report(false).await;
                     fault
                 }
@@ -242,11 +262,12 @@ impl Subscriber {
 
     async fn report(&self, attached: bool) {
         let status = if attached { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.counts.set_attached(attached);
         self.health.set_service_status(USER_EVENTS, status).await;
     }
 
     /// Finds the streams and the consumer, making what is ours to make, and asks for messages.
-    async fn attach(&self) -> Result<pull::Stream, async_nats::Error> {
+    async fn attach(&self) -> Result<(PullConsumer, pull::Stream), async_nats::Error> {
         dead_letters::prepare(&self.jetstream).await?;
         let settings = &self.settings;
         let stream = if settings.create_stream {
@@ -272,16 +293,20 @@ impl Subscriber {
         let consumer = stream.get_or_create_consumer(&settings.durable, wanted).await?;
         check_consumer(&consumer, &settings.subject)?;
         let messages = consumer.stream().max_messages_per_batch(CONCURRENCY).expires(PULL_EXPIRY);
-        Ok(messages.heartbeat(HEARTBEAT).messages().await?)
+        let messages = messages.heartbeat(HEARTBEAT).messages().await?;
+        Ok((consumer, messages))
     }
 
     /// Handles messages until told to stop, or until something is wrong with the connection or the consumer.
     async fn consume(
         &mut self,
+        consumer: PullConsumer,
         mut messages: pull::Stream,
         under_way: &TaskTracker,
     ) -> Option<async_nats::Error> {
         let room = Arc::new(Semaphore::new(CONCURRENCY));
+        // Asked for beside the messages: a broker that is slow to tell does not hold them up. Ends with this.
+        let _watch = AbortOnDropHandle::new(tokio::spawn(watch_lag(consumer, Arc::clone(&self.counts))));
         loop {
             let next = async {
                 let place = Arc::clone(&room).acquire_owned().await;
@@ -297,6 +322,7 @@ impl Subscriber {
                     let handler = Handler {
                         jetstream: self.jetstream.clone(),
                         registry: Arc::clone(&self.registry),
+                        counts: Arc::clone(&self.counts),
                         bound: self.settings.ack_wait,
                     };
                     under_way.spawn(async move {
@@ -307,6 +333,18 @@ impl Subscriber {
                 Some(Err(fault)) => return Some(fault.into()),
                 None => return Some("the consumer ended".into()),
             }
+        }
+    }
+}
+
+/// Asks the broker again and again how many messages no replica has acknowledged yet.
+async fn watch_lag(mut consumer: PullConsumer, counts: Arc<EventCounts>) {
+    let mut turns = tokio::time::interval(LAG_INTERVAL);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        if let Ok(Ok(info)) = tokio::time::timeout(LAG_TIMEOUT, consumer.info()).await {
+            counts.set_lag(info.num_pending + info.num_ack_pending as u64);
         }
     }
 }
@@ -329,6 +367,7 @@ fn check_consumer(consumer: &PullConsumer, subject: &str) -> Result<(), async_na
 struct Handler {
     jetstream: jetstream::Context,
     registry: Arc<TokenRegistry>,
+    counts: Arc<EventCounts>,
     bound: Duration,
 }
 
@@ -338,11 +377,35 @@ impl Handler {
         let deliveries = info.as_ref().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let id = info.as_ref().map(|info| format!("{}:{}", info.stream, info.stream_sequence));
         let id = id.unwrap_or_else(|| message.subject.to_string());
-        let answer = match self.read(&message, &id) {
+        if deliveries > 1 {
+            self.counts.count_redelivered();
+        }
+        let span = enter(&NatsHeaders(message.headers.as_ref()), SpanKind::Consumer, || {
+            tracing::info_span!(
+                target: ENTRY,
+                "process",
+                otel.name = format!("process {}", message.subject),
+                otel.kind = "consumer",
+                otel.status_code = Empty,
+                messaging.system = "nats",
+                messaging.operation.type = "process",
+                messaging.destination.name = %message.subject,
+                messaging.message.id = id,
+                latchkey.answer = Empty,
+            )
+        });
+        self.answer(message, &id, deliveries).instrument(span).await;
+    }
+
+    async fn answer(&self, message: Message, id: &str, deliveries: u64) {
+        let answer = match self.read(&message, id) {
             Ok(event) => match tokio::time::timeout(self.bound, event.apply(&self.registry)).await {
-                Ok(Ok(())) => AckKind::Ack,
-                Ok(Err(fault)) => give_back(&id, deliveries, &fault.to_string()),
-                Err(_) => give_back(&id, deliveries, "it took too long"),
+                Ok(Ok(())) => {
+                    self.counts.count_handled();
+                    AckKind::Ack
+                }
+                Ok(Err(fault)) => give_back(id, deliveries, &fault.to_string()),
+                Err(_) => give_back(id, deliveries, "it took too long"),
             },
             Err(reason) => match dead_letters::bury(&self.jetstream, &message, &reason).await {
                 Ok(()) => {
@@ -351,13 +414,18 @@ impl Handler {
                         reason,
                         "a message can never be read; it is in the dead letters"
                     );
+                    self.counts.count_dead_lettered();
                     AckKind::Term
                 }
-                Err(fault) => {
-                    give_back(&id, deliveries, &format!("no dead letter could be written: {fault}"))
-                }
+                Err(fault) => give_back(id, deliveries, &format!("no dead letter could be written: {fault}")),
             },
         };
+        let (word, status) = match answer {
+            AckKind::Ack => ("acknowledged", "OK"),
+            AckKind::Term => ("dead-lettered", "ERROR"),
+            _ => ("given back", "ERROR"),
+        };
+        Span::current().record("latchkey.answer", word).record("otel.status_code", status);
         // If the answer is lost the message comes again, and changes nothing.
         if let Err(fault) = message.ack_with(answer).await {
             tracing::warn!(message = id, %fault, "a message was not answered; it will come again");
@@ -365,13 +433,8 @@ impl Handler {
     }
 
     fn read(&self, message: &Message, id: &str) -> Result<UserDeleted, String> {
-        let header = |wanted: &str| {
-            let headers = message.headers.as_ref()?;
-            // Names are as the sender wrote them.
-            let (_, values) =
-                headers.iter().find(|(name, _)| name.to_string().eq_ignore_ascii_case(wanted))?;
-            values.first().map(|value| value.as_str())
-        };
+        let headers = NatsHeaders(message.headers.as_ref());
+        let header = |wanted: &str| headers.first(wanted);
         UserDeleted::read(header, &message.payload, Some(id.to_owned())).map_err(|fault| fault.to_string())
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC door: translates, and guards the way in. Holds no rule.
 
 mod deadline;
+mod observe;
 mod page_token;
 mod shed;
 mod status;
@@ -21,12 +22,17 @@ use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 
 use crate::{
+    instrumentation::RpcDurations,
     proto::{DESCRIPTORS, latchkey::token_service_server::TokenServiceServer},
     registry::TokenRegistry,
 };
 
 /// The name under which the token service reports its health.
 pub const TOKEN_SERVICE: &str = "latchkey.v1.TokenService";
+
+/// The name under which health says that the process answers, whatever becomes of the database: what to ask for before
+/// it is restarted.
+pub const LIVENESS: &str = "grpc.health.v1.Health";
 
 /// What callers may ask of the door.
 #[derive(Clone, Copy, Debug)]
@@ -59,17 +65,35 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub async fn serve(
     listener: TcpListener,
     registry: Arc<TokenRegistry>,
+    durations: RpcDurations,
     health: HealthReporter,
     limits: GrpcLimits,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-    router(registry, health, limits).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+    router(registry, durations, health, limits)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
 }
 
-fn router(registry: Arc<TokenRegistry>, health: HealthReporter, limits: GrpcLimits) -> Router {
+/// A histogram for the calls of the door.
+///
+/// # Errors
+///
+/// See [`RpcDurations::new`].
+pub fn durations() -> Result<RpcDurations, prometheus::Error> {
+    RpcDurations::new(&observe::method_names())
+}
+
+fn router(
+    registry: Arc<TokenRegistry>,
+    durations: RpcDurations,
+    health: HealthReporter,
+    limits: GrpcLimits,
+) -> Router {
     let tokens = TokenServiceServer::new(tokens::Tokens { registry }).max_decoding_message_size(MAX_MESSAGE);
     let guarded = ServiceBuilder::new()
+        .layer(observe::ObserveLayer { durations })
         .layer(shed::ShedLayer::new(limits.concurrent_requests))
         .layer(deadline::DeadlineLayer { limit: limits.request_timeout })
         .named_layer(tokens);

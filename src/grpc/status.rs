@@ -57,7 +57,9 @@ impl From<RegistryError> for Status {
                 Status::with_error_details(Code::ResourceExhausted, message, details)
             }
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
-            RegistryError::Store(StoreError::Unavailable(_) | StoreError::Timeout | StoreError::File(_)) => {
+            RegistryError::Store(
+                StoreError::Unavailable(_) | StoreError::Timeout | StoreError::File(_) | StoreError::Behind,
+            ) => {
                 tracing::warn!(fault = message, "a call failed");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
                 Status::with_error_details(

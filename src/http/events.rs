@@ -11,22 +11,51 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 
-use super::problem::Problem;
-use crate::{events::UserDeleted, registry::TokenRegistry};
+use opentelemetry::trace::SpanKind;
+use tracing::{Instrument as _, field::Empty};
+
+use super::{Problem, Sources};
+use crate::{
+    events::UserDeleted,
+    instrumentation::{ENTRY, HttpHeaders, enter},
+};
 
 pub(super) async fn receive(
-    State(registry): State<Arc<TokenRegistry>>,
+    State(sources): State<Arc<Sources>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
+    let span = enter(&HttpHeaders(&headers), SpanKind::Server, || {
+        tracing::info_span!(
+            target: ENTRY,
+            "http",
+            otel.name = "POST /events",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = "POST",
+            http.route = "/events",
+            http.response.status_code = Empty,
+        )
+    });
+    let answer = handle(&sources, &headers, &body).instrument(span.clone()).await;
+    let status = answer.as_ref().map_or_else(Problem::status, |status| *status);
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    answer
+}
+
+async fn handle(sources: &Sources, headers: &HeaderMap, body: &Bytes) -> Result<StatusCode, Problem> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let event = UserDeleted::read(header, &body, None).map_err(|fault| {
+    let event = UserDeleted::read(header, body, None).map_err(|fault| {
         tracing::warn!(reason = %fault, "an event can never be read");
         Problem::bad_request(fault.to_string())
     })?;
-    event.apply(&registry).await.map_err(|fault| {
+    event.apply(&sources.registry).await.map_err(|fault| {
         tracing::warn!(%fault, event = event.event_id, "an event could not be handled");
         Problem::unavailable("the event could not be handled now; send it again")
     })?;
+    sources.events.count_handled();
     Ok(StatusCode::ACCEPTED)
 }

@@ -1,6 +1,8 @@
 //! The HTTP door: translates, and guards the way in. Holds no rule.
 
 mod events;
+mod health;
+mod metrics;
 mod problem;
 
 use std::{sync::Arc, time::Duration};
@@ -10,14 +12,34 @@ use axum::{
     extract::{DefaultBodyLimit, Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
-    routing::post,
+    routing::{get, post},
     serve::ListenerExt as _,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
-use crate::registry::TokenRegistry;
+use crate::{events::EventCounts, instrumentation::RpcDurations, registry::TokenRegistry, store::Store};
+
+/// What the door answers from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The rules.
+    pub registry: Arc<TokenRegistry>,
+    /// The database, for the numbers of its connections.
+    pub store: Store,
+    /// The durations of gRPC calls.
+    pub durations: RpcDurations,
+    /// What became of the events.
+    pub events: Arc<EventCounts>,
+    /// Whether there is a subscriber.
+    pub subscribes: bool,
+    /// Why no calls should be sent here, if there is a reason.
+    pub unready: watch::Receiver<Option<String>>,
+}
 
 /// What callers may ask of the door.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +60,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// The listener failed.
 pub async fn serve(
     listener: TcpListener,
-    registry: Arc<TokenRegistry>,
+    sources: Sources,
     limits: HttpLimits,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
@@ -46,17 +68,23 @@ pub async fn serve(
         // It is only slower without.
         let _ = connection.set_nodelay(true);
     });
-    axum::serve(listener, router(registry, limits)).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router(Arc::new(sources), limits))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
-fn router(registry: Arc<TokenRegistry>, limits: HttpLimits) -> Router {
+fn router(sources: Arc<Sources>, limits: HttpLimits) -> Router {
     let guard =
         Guard { room: Arc::new(Semaphore::new(limits.concurrent_requests)), limit: limits.request_timeout };
     Router::new()
         .route("/events", post(events::receive))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(guard, admit))
-        .with_state(registry)
+        // Not under guard: they wait for nothing, and are needed most when there is too much to do.
+        .route("/metrics", get(metrics::show))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .with_state(sources)
 }
 
 #[derive(Clone)]

@@ -13,6 +13,11 @@ pub enum StoreError {
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,
+    /// Its schema is that of an older version.
+    #[error(
+        "the database lacks migrations: run `latchkey migrate`, or start the service again, which does it too"
+    )]
+    Behind,
     /// A row with the same key exists.
     #[error("the row exists already")]
     Duplicate,

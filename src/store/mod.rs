@@ -16,8 +16,8 @@ mod users;
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+    DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait as _, sqlx,
 };
 
 pub use self::{
@@ -38,20 +38,56 @@ pub struct Store {
     timeout: Duration,
 }
 
+/// A pool of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolState {
+    /// What it is for.
+    pub name: &'static str,
+    /// How many connections are in use.
+    pub used: usize,
+    /// How many lie idle.
+    pub idle: usize,
+    /// How many there may be.
+    pub max: u32,
+}
+
+impl PoolState {
+    fn of<D: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<D>) -> Self {
+        let idle = pool.num_idle();
+        // Both change meanwhile.
+        let used = (pool.size() as usize).saturating_sub(idle);
+        Self { name, used, idle, max: pool.options().get_max_connections() }
+    }
+}
+
 /// A transaction that writes; dropped without [`Write::commit`] it changes nothing.
 #[derive(Debug)]
 pub struct Write(DatabaseTransaction);
 
 impl Store {
-    /// Asks the database for a sign of life.
+    /// Whether the database answers and lacks no migration.
     ///
     /// # Errors
     ///
-    /// It cannot be reached or does not answer within `bound`.
-    pub async fn ping(&self, bound: Duration) -> Result<(), StoreError> {
-        let ping = self.reads.execute_unprepared("SELECT 1");
-        tokio::time::timeout(bound, ping).await.map_err(|_| StoreError::Timeout)??;
-        Ok(())
+    /// [`StoreError::Behind`], or it cannot be reached or does not answer within `bound`.
+    pub async fn check(&self, bound: Duration) -> Result<(), StoreError> {
+        let check = latchkey_migrations::is_up_to_date(&self.reads);
+        let up_to_date = tokio::time::timeout(bound, check).await.map_err(|_| StoreError::Timeout)??;
+        if up_to_date { Ok(()) } else { Err(StoreError::Behind) }
+    }
+
+    /// The pools of connections, as they are now.
+    pub fn pools(&self) -> Vec<PoolState> {
+        match self.reads.get_database_backend() {
+            sea_orm::DbBackend::Sqlite => {
+                [("reads", &self.reads), ("writes", &self.writes), ("log", &self.log)]
+                    .map(|(name, pool)| PoolState::of(name, pool.get_sqlite_connection_pool()))
+                    .into()
+            }
+            _ => [("main", &self.reads), ("log", &self.log)]
+                .map(|(name, pool)| PoolState::of(name, pool.get_postgres_connection_pool()))
+                .into(),
+        }
     }
 
     /// Awaits an answer for as long as the database has for one: its own timeouts do not help when the way to it is cut.

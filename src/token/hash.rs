@@ -14,6 +14,7 @@ use argon2::{
 };
 use rand::{TryRng as _, rngs::SysRng};
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use super::Secret;
 
@@ -74,6 +75,7 @@ pub struct Hasher {
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
     runs: AtomicU64,
+    limits: HashLimits,
 }
 
 impl Hasher {
@@ -89,12 +91,21 @@ impl Hasher {
             admitted: Arc::new(Semaphore::new(limits.concurrency.saturating_add(limits.queue))),
             running: Arc::new(Semaphore::new(limits.concurrency)),
             runs: AtomicU64::new(0),
+            limits,
         })
     }
 
     /// How often argon2 has run since the start.
     pub fn runs(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
+    }
+
+    /// How many wait for argon2 now.
+    pub fn waiting(&self) -> usize {
+        let HashLimits { concurrency, queue, .. } = self.limits;
+        let admitted = concurrency.saturating_add(queue).saturating_sub(self.admitted.available_permits());
+        let running = concurrency.saturating_sub(self.running.available_permits());
+        admitted.saturating_sub(running)
     }
 
     /// Hashes `secret` with a fresh salt of 128 bits.
@@ -130,15 +141,18 @@ impl Hasher {
         work: impl FnOnce(&Argon2<'static>) -> T + Send + 'static,
     ) -> Result<T, HashError> {
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| HashError::Busy)?;
-        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| HashError::Failed)?;
-        self.runs.fetch_add(1, Ordering::Relaxed);
-        let argon2 = self.argon2.clone();
-        // The permits go with the work, not with the caller: a caller that hangs up does not make room.
-        let work = move || {
-            let _held = (admitted, running);
-            work(&argon2)
+        let run = async {
+            let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| HashError::Failed)?;
+            self.runs.fetch_add(1, Ordering::Relaxed);
+            let argon2 = self.argon2.clone();
+            // The permits go with the work, not with the caller: a caller that hangs up does not make room.
+            let work = move || {
+                let _held = (admitted, running);
+                work(&argon2)
+            };
+            tokio::task::spawn_blocking(work).await.map_err(|_| HashError::Failed)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| HashError::Failed)
+        run.instrument(tracing::info_span!("argon2id")).await
     }
 }
 
@@ -187,8 +201,9 @@ mod tests {
         let callers = [start(), start()];
         starts.recv().await.unwrap();
         starts.recv().await.unwrap();
+        assert_eq!(hasher.waiting(), 0);
         let third = start();
-        while hasher.admitted.available_permits() > 0 {
+        while hasher.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(hasher.run(|_| ()).await, Err(HashError::Busy));

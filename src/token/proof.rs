@@ -31,6 +31,11 @@ impl Prover {
         self.hasher.runs()
     }
 
+    /// How many wait for argon2 now.
+    pub fn argon2_waiting(&self) -> usize {
+        self.hasher.waiting()
+    }
+
     /// The proofs to keep of `secret`.
     ///
     /// # Errors

@@ -52,6 +52,10 @@ impl ProvenTokens {
         self.entries.get(&id)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn ticket(&self, id: Uuid) -> Ticket {
         Ticket { id, forgettings: *self.part(id) }
     }

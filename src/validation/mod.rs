@@ -7,7 +7,10 @@ mod tail;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -67,6 +70,21 @@ pub struct Authenticator {
     freshness: Arc<Freshness>,
     under_way: Mutex<HashMap<Digest, Arc<Lookup>>>,
     room: Semaphore,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// What memory has done so far.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheStatistics {
+    /// How many secrets were judged from memory.
+    pub hits: u64,
+    /// How many were not.
+    pub misses: u64,
+    /// How many tokens are in memory now.
+    pub entries: usize,
+    /// How old this replica's view of the revocations is.
+    pub tail_lag: Duration,
 }
 
 /// A question to the database that others who ask for the same secret may join.
@@ -86,6 +104,18 @@ impl Authenticator {
             freshness: Arc::new(Freshness::new(limits.max_staleness)),
             under_way: Mutex::default(),
             room: Semaphore::new(limits.cold_lookups),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// What memory has done so far.
+    pub fn statistics(&self) -> CacheStatistics {
+        CacheStatistics {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            entries: self.proven.len(),
+            tail_lag: self.freshness.lag(),
         }
     }
 
@@ -100,9 +130,11 @@ impl Authenticator {
         if self.freshness.is_fresh()
             && let Some(proven) = self.proven.get(secret.id())
         {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             let right = proven.digest == digest;
             return Ok(right.then(|| Authenticated { token: Arc::clone(&proven.token), life: Life::Live }));
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         self.look_up(secret, digest).await
     }
 

@@ -45,6 +45,12 @@ impl Freshness {
         self.since_epoch(Instant::now()) < self.fresh_until.load(Ordering::Acquire)
     }
 
+    /// How long ago the last look began; before the first one, how long this replica has been there.
+    pub(super) fn lag(&self) -> Duration {
+        let fresh_until = Duration::from_millis(self.fresh_until.load(Ordering::Acquire));
+        (self.epoch.elapsed() + self.max_staleness).saturating_sub(fresh_until.max(self.max_staleness))
+    }
+
     /// All that was revoked before `at` is forgotten.
     fn seen(&self, at: Instant) {
         self.fresh_until.store(self.since_epoch(at + self.max_staleness), Ordering::Release);

@@ -60,7 +60,13 @@ pub struct Process {
 impl Process {
     /// Starts it in `folder` and waits until it listens.
     pub fn start(folder: &Path, settings: &[&str]) -> Self {
+        Self::start_with(folder, settings, &[])
+    }
+
+    /// Starts it with these variables too.
+    pub fn start_with(folder: &Path, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command();
+        command.envs(variables.iter().copied());
         command.current_dir(folder).args(CHEAP_ARGON2).args(settings);
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

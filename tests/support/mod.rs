@@ -8,6 +8,7 @@ pub mod helm;
 pub mod http;
 pub mod latchkey;
 pub mod nats;
+pub mod otlp;
 pub mod postgres;
 pub mod proxy;
 pub mod raw_http2;

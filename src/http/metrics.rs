@@ -1,0 +1,150 @@
+//! `GET /metrics`: what is measured, in Prometheus' text format 0.0.4.
+//!
+//! What is counted is counted where it happens, and gathered here when it is asked for. No label holds the id of a user
+//! or of a token.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use prometheus::{
+    Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, TEXT_FORMAT, TextEncoder, core::Collector,
+    proto::MetricFamily,
+};
+
+use super::{Problem, Sources};
+use crate::registry::Reason;
+
+/// The commit that it was built from, if its builder said.
+const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+const OUTCOMES: [(&str, Option<Reason>); 7] = [
+    ("valid", None),
+    ("malformed", Some(Reason::Malformed)),
+    ("unknown", Some(Reason::Unknown)),
+    ("revoked", Some(Reason::Revoked)),
+    ("expired", Some(Reason::Expired)),
+    ("user_deleted", Some(Reason::UserDeleted)),
+    ("missing_scope", Some(Reason::MissingScope)),
+];
+
+pub(super) async fn show(State(sources): State<Arc<Sources>>) -> Response {
+    let text = gather(&sources).and_then(|families| TextEncoder::new().encode_to_string(&families));
+    match text {
+        Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(fault) => {
+            tracing::error!(%fault, "metrics could not be shown");
+            Problem::unavailable("metrics could not be shown").into_response()
+        }
+    }
+}
+
+fn gather(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let mut families = sources.durations.collect();
+    families.extend(validation(sources)?);
+    families.extend(events(sources)?);
+    families.extend(database(sources)?);
+    let info = GaugeVec::new(
+        Opts::new("latchkey_build_info", "The version of this replica; always 1."),
+        &["version", "revision"],
+    )?;
+    info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1.0);
+    families.extend(info.collect());
+    Ok(families)
+}
+
+fn validation(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let registry = &sources.registry;
+    let memory = registry.cache_statistics();
+    let validations = IntCounterVec::new(
+        Opts::new("latchkey_validations_total", "Secrets that were judged, by outcome."),
+        &["outcome"],
+    )?;
+    for (outcome, reason) in OUTCOMES {
+        validations.with_label_values(&[outcome]).inc_by(registry.validations(reason));
+    }
+    Ok([
+        validations.collect(),
+        counter("latchkey_cache_hits_total", "Secrets that were judged from memory.", memory.hits)?,
+        counter("latchkey_cache_misses_total", "Secrets that were not judged from memory.", memory.misses)?,
+        gauge("latchkey_cache_entries", "Tokens in memory.", memory.entries as f64)?,
+        gauge(
+            "latchkey_revocation_tail_lag_seconds",
+            "How old this replica's view of the revocations is.",
+            memory.tail_lag.as_secs_f64(),
+        )?,
+        counter("latchkey_argon2_runs_total", "Runs of argon2.", registry.argon2_runs())?,
+        gauge("latchkey_argon2_waiting", "Secrets that wait for argon2.", registry.argon2_waiting() as f64)?,
+    ]
+    .concat())
+}
+
+fn events(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let events = &sources.events;
+    let mut families = [
+        counter(
+            "latchkey_events_handled_total",
+            "Events whose consequences are committed.",
+            events.handled(),
+        )?,
+        counter(
+            "latchkey_events_redelivered_total",
+            "Messages that had been delivered before.",
+            events.redelivered(),
+        )?,
+        counter(
+            "latchkey_events_dead_lettered_total",
+            "Messages that went to the dead letters.",
+            events.dead_lettered(),
+        )?,
+    ]
+    .concat();
+    if sources.subscribes {
+        families.extend(gauge(
+            "latchkey_subscriber_attached",
+            "Whether the subscriber is attached to its stream.",
+            f64::from(u8::from(events.is_attached())),
+        )?);
+        families.extend(gauge(
+            "latchkey_consumer_lag_messages",
+            "Messages of the stream that no replica has acknowledged, when the broker was last asked.",
+            events.lag() as f64,
+        )?);
+    }
+    Ok(families)
+}
+
+fn database(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let connections = GaugeVec::new(
+        Opts::new("latchkey_database_connections", "Connections to the database, by pool and state."),
+        &["pool", "state"],
+    )?;
+    let most = GaugeVec::new(
+        Opts::new("latchkey_database_connections_max", "Connections that a pool may have."),
+        &["pool"],
+    )?;
+    for pool in sources.store.pools() {
+        connections.with_label_values(&[pool.name, "used"]).set(pool.used as f64);
+        connections.with_label_values(&[pool.name, "idle"]).set(pool.idle as f64);
+        most.with_label_values(&[pool.name]).set(f64::from(pool.max));
+    }
+    Ok([connections.collect(), most.collect()].concat())
+}
+
+fn counter(name: &str, help: &str, value: u64) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    counter.inc_by(value);
+    Ok(counter.collect())
+}
+
+fn gauge(name: &str, help: &str, value: f64) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let gauge = Gauge::new(name, help)?;
+    gauge.set(value);
+    Ok(gauge.collect())
+}

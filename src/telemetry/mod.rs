@@ -1,0 +1,89 @@
+//! The log, one line an event, to standard error; and traces.
+
+mod traces;
+
+use std::io::{IsTerminal as _, stderr};
+
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, filter_fn},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+use crate::config::LogFormat;
+
+/// Why there is no log or no trace.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is wrong.
+    #[error(
+        "--log (LATCHKEY_LOG) is {filter:?}, which is no filter such as info or \"info,latchkey=debug\": {fault}"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// Its fault.
+        fault: tracing_subscriber::filter::ParseError,
+    },
+    /// Spans are sent by gRPC alone.
+    #[error("{name} is {protocol:?}; the only protocol that is spoken is \"grpc\"")]
+    Protocol {
+        /// The variable.
+        name: &'static str,
+        /// What it asks for.
+        protocol: String,
+    },
+    /// The endpoint or another of the exporter's variables cannot be used. They may hold secrets and are not shown.
+    #[error(
+        "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT or https://HOST:PORT, and the other OTEL_EXPORTER_OTLP_… variables as OpenTelemetry has them; compression is not supported"
+    )]
+    Endpoint,
+    /// Another log was set up before.
+    #[error("the log is set up already")]
+    Twice,
+}
+
+/// The log and the traces of this process.
+#[derive(Debug)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Sets up the log of this process and, if `traced` and a collector is set by OpenTelemetry's variables, its traces.
+    /// Needs the runtime of the process to be running.
+    ///
+    /// # Errors
+    ///
+    /// See [`TelemetryError`].
+    pub fn init(filter: &str, format: LogFormat, traced: bool) -> Result<Self, TelemetryError> {
+        let filter = EnvFilter::try_new(filter)
+            .map_err(|fault| TelemetryError::Filter { filter: filter.to_owned(), fault })?;
+        let terminal = stderr().is_terminal();
+        let text = match format {
+            LogFormat::Auto => terminal,
+            LogFormat::Text => true,
+            LogFormat::Json => false,
+        };
+        let layer = fmt::layer().with_writer(stderr).with_ansi(terminal);
+        let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
+        // Spans are for traces: made for the log too, they would cost each call of those that are not traced.
+        let log = layer.with_filter(filter.and(filter_fn(|metadata| metadata.is_event())));
+
+        let traces = if traced { traces::provider()? } else { None };
+        let spans = traces.as_ref().map(traces::layer);
+        let set = tracing_subscriber::registry().with(log).with(spans).try_init();
+        set.map_err(|_| TelemetryError::Twice)?;
+        Ok(Self { traces })
+    }
+
+    /// Sends the last spans, within two seconds or not at all.
+    pub async fn shut_down(self) {
+        if let Some(provider) = self.traces {
+            traces::shut_down(provider).await;
+        }
+    }
+}

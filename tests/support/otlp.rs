@@ -1,0 +1,106 @@
+//! A collector of spans: a real OTLP receiver over gRPC.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::Span,
+};
+use tokio::task::JoinHandle;
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+
+use super::until;
+
+/// A collector; it ends with this.
+pub struct Collector {
+    addr: SocketAddr,
+    received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    serving: JoinHandle<()>,
+}
+
+struct Receiver(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    /// Starts one on a free port.
+    pub async fn start() -> Self {
+        let received = Arc::<Mutex<Vec<_>>>::default();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = incoming.local_addr().unwrap();
+        let service = TraceServiceServer::new(Receiver(Arc::clone(&received)));
+        let serving = tokio::spawn(async move {
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { addr, received, serving }
+    }
+
+    /// The variables that make a service send its spans here, soon.
+    pub fn variables(&self) -> [(&'static str, String); 2] {
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.addr)),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+        ]
+    }
+
+    /// All that was received.
+    pub fn received(&self) -> Vec<ExportTraceServiceRequest> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// The spans received so far, in no order.
+    pub fn spans(&self) -> Vec<Span> {
+        let received = self.received();
+        let scopes = received.into_iter().flat_map(|it| it.resource_spans).flat_map(|it| it.scope_spans);
+        scopes.flat_map(|it| it.spans).collect()
+    }
+
+    /// Waits for the span of this name in the trace.
+    pub async fn span(&self, trace: u128, name: &str) -> Span {
+        until(name, || async {
+            self.spans().into_iter().find(|span| span.name == name && span.trace_id == trace.to_be_bytes())
+        })
+        .await
+    }
+
+    /// The names of the spans right below one, in the order of their beginnings.
+    pub fn below(&self, parent: &Span) -> Vec<String> {
+        let mut spans = self.spans();
+        spans.retain(|span| span.parent_span_id == parent.span_id);
+        spans.sort_by_key(|span| span.start_time_unix_nano);
+        spans.into_iter().map(|span| span.name).collect()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The attribute of this name as text.
+pub fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let attribute = attributes.iter().find(|attribute| attribute.key == name)?;
+    match attribute.value.clone()?.value? {
+        Value::StringValue(text) => Some(text),
+        Value::IntValue(number) => Some(number.to_string()),
+        other => Some(format!("{other:?}")),
+    }
+}

@@ -1,0 +1,235 @@
+use std::time::{Duration, Instant};
+
+use ::latchkey::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest};
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
+use tokio::net::TcpListener;
+use tonic::Request;
+
+use crate::support::{
+    App,
+    Database::Postgres,
+    app::connect,
+    http, latchkey,
+    latchkey::Process,
+    nats::Nats,
+    otlp::{Collector, attribute},
+    soon, until,
+};
+
+const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+const PARENT: u64 = 0x00f0_67aa_0ba9_02b7;
+
+/// A `traceparent` as whoever calls would send it.
+fn traceparent(trace: u128, sampled: bool) -> String {
+    format!("00-{trace:032x}-{PARENT:016x}-{:02x}", u8::from(sampled))
+}
+
+fn create(traceparent: &str) -> Request<CreateTokenRequest> {
+    let mut request = Request::new(CreateTokenRequest {
+        user_id: "alice".into(),
+        name: "one".into(),
+        ..Default::default()
+    });
+    request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    request
+}
+
+/// A service on a database of its own that sends its spans to the collector.
+async fn start(
+    collector: &Collector,
+    settings: &[&str],
+    variables: &[(&str, &str)],
+) -> (Process, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let own = collector.variables();
+    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+    let variables: Vec<_> = own.chain(variables.iter().copied()).collect();
+    (Process::start_with(folder.path(), settings, &variables), folder)
+}
+
+fn is_child_of_the_caller(span: &Span) {
+    assert_eq!(span.trace_id, TRACE.to_be_bytes());
+    assert_eq!(span.parent_span_id, PARENT.to_be_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
+    let collector = Collector::start().await;
+    let app = App::start(Postgres).await;
+    let (process, _folder) = start(&collector, &["--database-url", &app.url], &[]).await;
+    let mut client = connect(&process.url()).await;
+    client.create_token(create(&traceparent(TRACE, true))).await.unwrap();
+
+    let rpc = collector.span(TRACE, "latchkey.v1.TokenService/CreateToken").await;
+    is_child_of_the_caller(&rpc);
+    assert_eq!(rpc.kind(), SpanKind::Server);
+    for (name, value) in [
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", "latchkey.v1.TokenService/CreateToken"),
+        ("rpc.response.status_code", "OK"),
+    ] {
+        assert_eq!(attribute(&rpc.attributes, name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(attribute(&rpc.attributes, "error.type"), None);
+    let below = until("the commit", || async {
+        Some(collector.below(&rpc)).filter(|below| below.iter().any(|name| name == "sea_orm.commit"))
+    })
+    .await;
+    assert_eq!(
+        below,
+        [
+            "argon2id",
+            "sea_orm.begin",
+            // The user's row, locked, and made if there is none.
+            "sea_orm.query_one",
+            // The name, the count.
+            "sea_orm.query_one",
+            "sea_orm.query_one",
+            // The token, the event.
+            "sea_orm.execute",
+            "sea_orm.execute",
+            "sea_orm.commit",
+        ]
+    );
+    let query = collector.span(TRACE, "sea_orm.query_one").await;
+    assert_eq!(query.kind(), SpanKind::Client);
+    assert_eq!(attribute(&query.attributes, "db.system").as_deref(), Some("postgresql"));
+    let resource = collector.received()[0].resource_spans[0].resource.clone().unwrap();
+    assert_eq!(attribute(&resource.attributes, "service.name").as_deref(), Some("latchkey"));
+    assert_eq!(
+        attribute(&resource.attributes, "service.version").as_deref(),
+        Some(env!("CARGO_PKG_VERSION"))
+    );
+
+    // One that the caller got wrong is no failure of the service.
+    let other = TRACE + 1;
+    client.create_token(create(&traceparent(other, true))).await.unwrap_err();
+    let rpc = collector.span(other, "latchkey.v1.TokenService/CreateToken").await;
+    assert_eq!(attribute(&rpc.attributes, "rpc.response.status_code").as_deref(), Some("ALREADY_EXISTS"));
+    assert_ne!(rpc.status.unwrap_or_default().code(), StatusCode::Error);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_user_is_a_tree_from_the_publication_to_the_commit() {
+    let collector = Collector::start().await;
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = App::start(Postgres).await;
+    app.issue("alice", "one").await;
+    let settings = ["--database-url", &app.url, "--nats-url", &nats.url()];
+    let (_process, _folder) = start(&collector, &settings, &[]).await;
+    let published = traceparent(TRACE, true);
+    identity
+        .publish(
+            &[("content-type", "application/json"), ("Traceparent", &published)],
+            r#"{"userId": "alice"}"#,
+        )
+        .await;
+
+    let handled = collector.span(TRACE, "process identity.v1.user_deleted").await;
+    is_child_of_the_caller(&handled);
+    assert_eq!(handled.kind(), SpanKind::Consumer);
+    for (name, value) in [
+        ("messaging.system", "nats"),
+        ("messaging.destination.name", "identity.v1.user_deleted"),
+        ("messaging.message.id", "IDENTITY:1"),
+        ("latchkey.answer", "acknowledged"),
+    ] {
+        assert_eq!(attribute(&handled.attributes, name).as_deref(), Some(value), "{name}");
+    }
+    let below = collector.below(&handled);
+    assert_eq!(below.first().map(String::as_str), Some("sea_orm.begin"), "{below:?}");
+    assert_eq!(below.last().map(String::as_str), Some("sea_orm.commit"), "{below:?}");
+    let commit = collector.span(TRACE, "sea_orm.commit").await;
+    assert!(commit.end_time_unix_nano <= handled.end_time_unix_nano);
+    identity.all_answered().await;
+
+    // One that can never be read hands the trace on to whoever reads the dead letter.
+    let other = TRACE + 1;
+    identity.publish(&[("traceparent", &traceparent(other, true))], "no protobuf").await;
+    let handled = collector.span(other, "process identity.v1.user_deleted").await;
+    assert_eq!(attribute(&handled.attributes, "latchkey.answer").as_deref(), Some("dead-lettered"));
+    let (headers, _) = identity.dead_letters().await.remove(0);
+    let span: String = handled.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(headers.get("traceparent").unwrap().as_str(), format!("00-{other:032x}-{span}-01"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_by_http_goes_on_with_its_senders_trace() {
+    let collector = Collector::start().await;
+    let (process, _folder) = start(&collector, &[], &[]).await;
+    let event = br#"{"specversion": "1.0", "id": "e-1", "source": "/identity", "type": "identity.v1.UserDeleted", "data": {"userId": "bob"}}"#;
+    let traceparent = traceparent(TRACE, true);
+    let headers = [("content-type", "application/cloudevents+json"), ("traceparent", traceparent.as_str())];
+    let (status, _, said) = http::send(process.http_addr, "POST /events", &headers, event).await;
+    assert_eq!(status, 202, "{said}");
+    let span = collector.span(TRACE, "POST /events").await;
+    is_child_of_the_caller(&span);
+    assert_eq!(attribute(&span.attributes, "http.response.status_code").as_deref(), Some("202"));
+    assert_eq!(collector.below(&span).last().map(String::as_str), Some("sea_orm.commit"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_does_not_trace_is_not_traced_and_the_sampler_is_ones_own() {
+    let collector = Collector::start().await;
+    let never = [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0")];
+    let (process, _folder) = start(&collector, &[], &never).await;
+    let mut client = connect(&process.url()).await;
+    client.create_token(create(&traceparent(TRACE, false))).await.unwrap();
+    // No parent: the ratio decides.
+    client.create_token(CreateTokenRequest::default()).await.unwrap_err();
+    client.create_token(create("nonsense")).await.unwrap_err();
+    client.create_token(create(&traceparent(TRACE + 1, true))).await.unwrap_err();
+    process.stop().await;
+    let spans = collector.spans();
+    assert!(!spans.is_empty());
+    assert!(spans.iter().all(|span| span.trace_id == (TRACE + 1).to_be_bytes()), "{spans:?}");
+}
+
+/// One that is not there, and one that takes connections and never says a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_collector_neither_slows_nor_stops_the_service() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoints = ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.local_addr().unwrap())];
+    for endpoint in endpoints {
+        let folder = tempfile::tempdir().unwrap();
+        let variables =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+        let process = Process::start_with(folder.path(), &[], &variables);
+        let mut client = connect(&process.url()).await;
+        let secret =
+            client.create_token(create(&traceparent(TRACE, true))).await.unwrap().into_inner().secret;
+        // More than the queue holds.
+        for _ in 0..3_000 {
+            let request = ValidateTokenRequest { secret: secret.clone(), ..Default::default() };
+            let answer = soon("an answer", client.validate_token(request)).await.unwrap().into_inner();
+            assert!(answer.outcome.is_some());
+        }
+        let stopping = Instant::now();
+        process.stop().await;
+        assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for (variables, said) in [
+        (
+            [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ],
+            "OTEL_EXPORTER_OTLP_PROTOCOL is \"http/protobuf\"; the only protocol that is spoken is \"grpc\"",
+        ),
+        (
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "no url at all"), ("OTEL_SERVICE_NAME", "x")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT",
+        ),
+    ] {
+        let output = latchkey::command().current_dir(folder.path()).envs(variables).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
