@@ -20,7 +20,7 @@ use std::{
 };
 
 use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest};
-use support::postgres::Postgres;
+use support::{otlp::Collector, postgres::Postgres};
 
 use self::{
     database::Database,
@@ -98,9 +98,20 @@ async fn start() {
 async fn hot() {
     let mut database = Database::sqlite().await;
     database.fill(HOT, HOT).await;
-    let servers = [Server::latchkey(&database, &[]), Server::bare(&["handler"])];
+    let collector = Collector::start().await;
+    let [endpoint, _] = collector.variables();
+    let traced = [
+        (endpoint.0, endpoint.1.as_str()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+    ];
+    let servers = [
+        Server::latchkey(&database, &[]),
+        Server::bare(&["handler"]),
+        Server::latchkey_with(&database, &[], &traced),
+    ];
     let call = Call::Validate(Arc::clone(&database.secrets));
-    let mut figures: [Vec<Figure>; 2] = Default::default();
+    let mut figures: [Vec<Figure>; 3] = Default::default();
     for turn in 0..=ROUNDS {
         for (server, figures) in servers.iter().zip(&mut figures) {
             let figure = round(server, &call, Until::Time(ROUND)).await;
@@ -109,7 +120,11 @@ async fn hot() {
             }
         }
     }
-    compare("hot ValidateToken", "empty handler", &figures);
+    let [ours, empty, traced] = figures;
+    let names = ["hot ValidateToken", "hot ValidateToken, traced at 1 %", "empty handler"];
+    compare(names[0], names[2], [&ours, &empty]);
+    compare(names[1], names[2], [&traced, &empty]);
+    assert!(!collector.received().is_empty(), "nothing was traced");
 }
 
 /// Tokens asked for once, right after a start.
@@ -117,6 +132,7 @@ async fn cold(kind: &str, mut database: Database) {
     database.fill(COLD_TABLE, COLD).await;
     let call = Call::Validate(Arc::clone(&database.secrets));
     let mut figures: [Vec<Figure>; 2] = Default::default();
+    let mut argon2_runs = 0.0;
     for turn in 0..=ROUNDS {
         let servers = [Server::latchkey(&database, &[]), Server::bare(&["select", &database.url])];
         for (server, figures) in servers.iter().zip(&mut figures) {
@@ -125,12 +141,15 @@ async fn cold(kind: &str, mut database: Database) {
                 figures.push(figure);
             }
         }
+        argon2_runs += servers[0].metric("latchkey_argon2_runs_total").await;
     }
+    let [ours, bare] = figures;
     compare(
         &format!("cold ValidateToken, {kind}"),
         &format!("bare SELECT behind the handler, {kind}"),
-        &figures,
+        [&ours, &bare],
     );
+    print_row("  runs of argon2", argon2_runs);
 }
 
 type MakeCall = fn(&Database) -> Call;

@@ -14,9 +14,9 @@ pub fn print_spread(what: &str, figures: &[f64]) {
 }
 
 /// Ours beside theirs.
-pub fn compare(ours: &str, theirs: &str, figures: &[Vec<Figure>; 2]) {
+pub fn compare(ours: &str, theirs: &str, figures: [&Vec<Figure>; 2]) {
     let pair = |unit: &str, of: fn(&Figure) -> f64| {
-        let [our, their] = figures.each_ref().map(|figures| figures.iter().map(of).collect::<Vec<f64>>());
+        let [our, their] = figures.map(|figures| figures.iter().map(of).collect::<Vec<f64>>());
         print_spread(&format!("{ours} ({unit})"), &our);
         print_spread(&format!("{theirs} ({unit})"), &their);
         print_row(&format!("  ratio of {unit}"), median(&our) / median(&their));

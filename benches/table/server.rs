@@ -10,22 +10,30 @@ use std::{
 use latchkey::proto::latchkey::token_service_client::TokenServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
-use super::database::Database;
+use super::{database::Database, support::http};
 
 /// A server; it ends with this.
 pub struct Server {
     process: Child,
     addr: SocketAddr,
+    /// Of the HTTP listener, if it has one.
+    pub http_addr: Option<SocketAddr>,
     pub started_in: Duration,
 }
 
 impl Server {
     pub fn latchkey(database: &Database, settings: &[&str]) -> Self {
+        Self::latchkey_with(database, settings, &[])
+    }
+
+    /// With these variables too.
+    pub fn latchkey_with(database: &Database, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log", "warn"]);
         command.args(["--database-url", &database.url, "--key-ring"]).arg(database.key_ring());
         // What hashing costs is not what is measured here; validation never runs it.
         command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1"]).args(settings);
+        command.envs(variables.iter().copied());
         Self::start(command)
     }
 
@@ -43,8 +51,9 @@ impl Server {
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let started_in = began.elapsed();
-        let addr = line.split_whitespace().find_map(|word| word.parse().ok()).expect(&line);
-        Self { process, addr, started_in }
+        let mut addrs = line.split_whitespace().filter_map(|word| word.parse().ok());
+        let addr = addrs.next().expect(&line);
+        Self { process, addr, http_addr: addrs.next(), started_in }
     }
 
     /// Clients with a connection each.
@@ -63,6 +72,13 @@ impl Server {
 
     fn endpoint(&self) -> Endpoint {
         Channel::from_shared(format!("http://{}", self.addr)).unwrap()
+    }
+
+    /// A number of its metrics.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, _, text) = http::send(self.http_addr.unwrap(), "GET /metrics", &[], b"").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.expect(&text).parse().unwrap()
     }
 
     /// The processor time that it has used (proc(5): fields 14 and 15, in hundredths of a second on Linux).
