@@ -5,6 +5,7 @@ mod traces;
 use std::io::{IsTerminal as _, stderr};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter, Layer as _,
     filter::{FilterExt as _, filter_fn},
@@ -70,12 +71,16 @@ impl Telemetry {
         };
         let layer = fmt::layer().with_writer(stderr).with_ansi(terminal);
         let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
-        // Spans are for traces: made for the log too, they would cost each call of those that are not traced.
-        let log = layer.with_filter(filter.and(filter_fn(|metadata| metadata.is_event())));
+        // Spans are for traces: made for the log too, they would cost each call that is not traced. The hint is needed:
+        // with a part that has none, every line of every level in every library is looked at.
+        let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+        let log = tracing_subscriber::registry().with(layer.with_filter(filter.and(events)));
 
         let traces = if traced { traces::provider()? } else { None };
-        let spans = traces.as_ref().map(traces::layer);
-        let set = tracing_subscriber::registry().with(log).with(spans).try_init();
+        let set = match &traces {
+            Some(provider) => log.with(traces::layer(provider)).try_init(),
+            None => log.try_init(),
+        };
         set.map_err(|_| TelemetryError::Twice)?;
         Ok(Self { traces })
     }

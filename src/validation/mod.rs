@@ -135,7 +135,8 @@ impl Authenticator {
             return Ok(right.then(|| Authenticated { token: Arc::clone(&proven.token), life: Life::Live }));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        self.look_up(secret, digest).await
+        // In a box of its own: else each call that memory answers would move about what a question to the database needs.
+        Box::pin(self.look_up(secret, digest)).await
     }
 
     /// Forgets tokens that were revoked here, before the log tells.
