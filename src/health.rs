@@ -74,8 +74,11 @@ async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
 }
 
 /// What it comes from: the errors around it say only that there was one.
-fn innermost(fault: &dyn Error) -> String {
-    std::iter::successors(Some(fault), |fault| fault.source()).last().unwrap_or(fault).to_string()
+fn innermost(mut fault: &dyn Error) -> String {
+    while let Some(source) = fault.source() {
+        fault = source;
+    }
+    fault.to_string()
 }
 
 #[cfg(test)]
