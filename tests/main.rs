@@ -30,7 +30,7 @@ mod first_start;
 mod health_command;
 /// A token proven once is answered from memory: no database, no argon2.
 mod hot_path;
-/// The image: clean, pinned, not root.
+/// The image: clean, pinned, not root; its program is all that it needs.
 mod image;
 /// `latchkey keys …`: a ring is rotated step by step, and no replica meets a tag whose key it lacks.
 mod key_rotation;
