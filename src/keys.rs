@@ -1,4 +1,4 @@
-//! `latchkey keys …`: rotates the keys of a ring, a step at a time, so that no replica meets a tag whose key it lacks.
+//! `latchkey keys …`: makes a key ring, and rotates its keys a step at a time, so that no replica meets a tag whose key it lacks.
 //!
 //! A service reads its ring when it starts. So between two steps every replica is restarted.
 
@@ -36,6 +36,8 @@ pub struct KeysCommand {
 
 #[derive(Subcommand, Debug)]
 enum Action {
+    /// Make a ring with a fresh key, where there is none.
+    Create,
     /// List the ids of the keys.
     List,
     /// Begin a rotation: add a fresh key, which is not primary yet.
@@ -82,10 +84,16 @@ impl KeysCommand {
 
 impl Action {
     fn run(self, path: &Path) -> Result<String, RotationError> {
-        let mut ring = KeyRingFile::open(path)?;
+        let mut ring = match self {
+            Self::Create => KeyRingFile::create(path)?,
+            _ => KeyRingFile::open(path)?,
+        };
         let before = ring.primary().as_str().to_owned();
         let file = path.display();
         Ok(match self {
+            Self::Create => {
+                format!("{file} was made, with the key {before}\nnext: give it to every replica\n")
+            }
             Self::List => {
                 let mut text = String::new();
                 for id in ring.ids() {

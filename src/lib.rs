@@ -7,7 +7,7 @@
 //! | `main.rs` | the command line: `serve` (default), `migrate`, `token …`, `health`, `keys …` |
 //! | [`client`] | `latchkey token …`: the command line as a client of a running service |
 //! | [`health`] | `latchkey health`: asks a running service whether it serves |
-//! | [`keys`] | `latchkey keys …`: rotates the keys of a ring, a step at a time |
+//! | [`keys`] | `latchkey keys …`: makes a key ring, and rotates its keys a step at a time |
 //! | [`server`] | wires the parts, opens the listeners, shuts down in order |
 //! | [`config`] | every setting |
 //! | [`telemetry`] | the log |

@@ -41,7 +41,7 @@ enum Command {
     Token(TokenCommand),
     /// Tell whether a running service serves: exit status 0 if it does, 1 if not.
     Health(HealthCommand),
-    /// Rotate the keys of a key ring, a step at a time.
+    /// Make a key ring, and rotate its keys a step at a time.
     Keys(KeysCommand),
 }
 

@@ -8,7 +8,10 @@ use std::{
 use latchkey::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest, validate_token_response::Outcome};
 use tempfile::TempDir;
 
-use crate::support::{app, dns, helm::run, latchkey::Process, nats::Nats, postgres::Postgres, tools, until};
+use crate::support::{
+    app, dns, health::is_serving_at, helm::run, latchkey::Process, nats::Nats, postgres::Postgres, tools,
+    until,
+};
 
 const DOCKERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile");
 /// The user of the image.
@@ -137,14 +140,8 @@ async fn serves_from(root: &Root, database: &str, broker: &str) {
     let database = postgres.replace("127.0.0.1", database);
     let broker = format!("nats://{broker}:{}", nats.port());
     let process = Process::start_by(root.command(), &["--database-url", &database, "--nats-url", &broker]);
-    let health = tonic::transport::Channel::from_shared(process.url()).unwrap().connect().await.unwrap();
-    let health = tonic_health::pb::health_client::HealthClient::new(health);
-    until("attached", || async {
-        let request = tonic_health::pb::HealthCheckRequest { service: "latchkey.v1.UserEvents".into() };
-        (health.clone().check(request).await.unwrap().into_inner().status() as i32 == 1).then_some(())
-    })
-    .await;
-    drop(health);
+    let events = "latchkey.v1.UserEvents";
+    until("attached", || async { is_serving_at(&process.url(), events).await.then_some(()) }).await;
     process.stop().await;
 }
 

@@ -137,6 +137,21 @@ fn each_command_says_what_it_did_and_never_a_key() {
 }
 
 #[test]
+fn a_ring_is_made_for_its_owner_alone_with_an_id_that_was_never_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = ["one.toml", "two.toml"].map(|name| {
+        let ring = folder.path().join(name);
+        let said = keys(&ring, &["create"]);
+        assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
+        let listed = keys(&ring, &["list"]);
+        let id = listed.strip_suffix("  primary\n").unwrap().to_owned();
+        assert!(said.contains(&id), "{said}");
+        id
+    });
+    assert_ne!(made[0], made[1]);
+}
+
+#[test]
 fn what_cannot_be_done_is_said_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let ring = folder.path().join("ring.toml");
@@ -148,6 +163,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
         assert!(text.contains(said) && !text.contains(KEY), "{text}");
     };
     refused(&["rotate"], "ring.toml cannot be opened: No such file");
+    assert!(!ring.exists());
     for text in
         [format!("primary = \"k2\"\n[keys]\nk1 = \"{KEY}\"\n"), format!("primary = \"k1\"\nk1 = \"{KEY}\"")]
     {
@@ -157,6 +173,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     }
     let text = format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n");
     std::fs::write(&ring, &text).unwrap();
+    refused(&["create"], "cannot be written: File exists");
     refused(&["promote", "k2"], "has no key \"k2\"; it has k1");
     refused(&["retire", "k1"], "it is the primary key");
     refused(&["retire", "K 1"], "must be 1 to 32 characters");

@@ -42,6 +42,8 @@ mod list_tokens;
 mod migrations;
 /// The subscriber proves who it is, and to whom it talks.
 mod nats_security;
+/// What docs/operations.md tells an operator to do, done as it stands there.
+mod operations;
 /// Too many, too slow, too large: refused at once, in words a program understands.
 mod overload;
 /// Argon2 runs only where no key is at hand, and then once.

@@ -2,6 +2,7 @@
 //!
 //! The ring is a TOML file. New tags are made under the primary key; tags of every other key in the ring are still
 //! understood. To rotate, add a key, and make it primary once every replica has it (`latchkey keys`).
+//! An id names one key for ever: under another key of the same id, tags that are good would be taken for wrong.
 //!
 //! ```toml
 //! primary = "k2"
@@ -133,7 +134,10 @@ impl KeyRing {
     /// The file cannot be made or read, or is no key ring.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
         if !path.try_exists()? {
-            keyring_file::create(path)?;
+            match keyring_file::create(path) {
+                Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault.into()),
+                _ => {}
+            }
         }
         Self::open(path)
     }

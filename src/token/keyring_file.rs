@@ -81,7 +81,7 @@ fn fresh_key() -> io::Result<(KeyId, Zeroizing<Vec<u8>>)> {
     Ok((KeyId::from_stored(Uuid::now_v7().simple().to_string()), key))
 }
 
-/// Makes a ring of one key. Of two processes that do so at once, one file stays, whole.
+/// Makes a ring of one key, whole, where there is none: of two processes that do so at once, one finds the other's.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     let (primary, key) = fresh_key()?;
     let keys = Keys { primary: primary.clone(), keys: BTreeMap::from([(primary, key)]) };
@@ -89,12 +89,10 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
     write_private(&fresh, &keys)?.sync_all()?;
     let linked = fs::hard_link(&fresh, path);
     fs::remove_file(&fresh)?;
-    match linked {
-        Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => Err(fault),
-        _ => match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        },
+    linked?;
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+        _ => Ok(()),
     }
 }
 
@@ -123,7 +121,7 @@ pub enum RotationError {
     #[error("gets no new key: the operating system gave no randomness: {0}")]
     Randomness(io::Error),
     /// It cannot be written.
-    #[error("cannot be replaced: {0}")]
+    #[error("cannot be written: {0}")]
     Write(io::Error),
     /// The ring has no such key.
     #[error("has no key {:?}; it has {known}", .id.as_str())]
@@ -155,6 +153,16 @@ impl fmt::Debug for KeyRingFile {
 }
 
 impl KeyRingFile {
+    /// Makes a ring with a fresh key, readable by its owner alone, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`RotationError::Write`], also where there is a file already.
+    pub fn create(path: &Path) -> Result<Self, RotationError> {
+        create(path).map_err(RotationError::Write)?;
+        Self::open(path)
+    }
+
     /// Opens the ring at `path`. Of a link, what it points to.
     ///
     /// # Errors
