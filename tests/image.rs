@@ -72,15 +72,14 @@ fn its_program_needs_no_loader_and_no_library() {
 /// A root folder with what the image has: the program, and an empty folder for the data of its user.
 struct Root {
     folder: TempDir,
-    user: u32,
+    is_root: bool,
 }
 
 impl Root {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Whoever is not root here may become so in a namespace of their own, but nobody else.
         let is_root = folder.path().metadata().unwrap().uid() == 0;
-        let root = Self { folder, user: if is_root { USER } else { 0 } };
+        let root = Self { folder, is_root };
         fs::set_permissions(root.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(program(), root.path("latchkey")).unwrap();
         fs::create_dir(root.path("data")).unwrap();
@@ -97,14 +96,17 @@ impl Root {
     /// The program in this root folder, as the image's user, with the image's environment.
     fn command(&self) -> Command {
         let chroot = tools::find("chroot", "apt-get install coreutils");
-        let mut command = if self.user == USER {
-            Command::new(chroot)
+        let mut command = if self.is_root {
+            let mut command = Command::new(chroot);
+            command.arg(format!("--userspec={USER}:{USER}"));
+            command
         } else {
+            // Whoever is not root may become so in a namespace of their own, but nobody else there.
             let mut command = Command::new(tools::find("unshare", "apt-get install util-linux"));
             command.arg("--map-root-user").arg(chroot);
             command
         };
-        command.arg(format!("--userspec={0}:{0}", self.user)).arg(self.folder.path()).arg("/latchkey");
+        command.arg(self.folder.path()).arg("/latchkey");
         command.env_clear().env("LATCHKEY_DATA_DIR", "/data");
         command
     }
@@ -158,7 +160,7 @@ async fn it_finds_hosts_by_their_file() {
 async fn it_finds_hosts_by_dns() {
     // An address of loopback that no other name server has. On port 53 only root may answer: others go without.
     let root = Root::new();
-    if root.user != USER {
+    if !root.is_root {
         return;
     }
     dns::serve("127.53.53.53:53".parse().unwrap());
