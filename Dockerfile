@@ -15,11 +15,13 @@ ARG REVISION=unknown
 WORKDIR /source
 COPY . .
 # --target, although it is this machine's own: else the flags would reach the macros and build scripts, which cannot be
-# static. glibc finds hosts by /etc/hosts and DNS alone when it is linked in, which is all there is in a container.
+# static. glibc finds hosts by /etc/hosts and DNS alone when it is linked in, which is all there is in a container. The
+# second flag: else randomness would come from /dev/random, since getrandom looks for glibc's function at run time, and
+# finds none in a static program. scripts/test builds with the same flags, for the tests.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target,id=latchkey-target-${TARGETARCH} \
     host="$(rustc --print host-tuple)" \
-    && RUSTFLAGS="-C target-feature=+crt-static" LATCHKEY_REVISION="${REVISION}" \
+    && RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' LATCHKEY_REVISION="${REVISION}" \
         cargo build --release --locked --bin latchkey --target "${host}" \
     && mkdir -p /image/etc/ssl/certs /data \
     && cp "target/${host}/release/latchkey" LICENSE /image/ \

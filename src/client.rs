@@ -128,7 +128,7 @@ impl From<Status> for ClientError {
 pub struct Report {
     /// For standard output.
     pub text: String,
-    /// Whether all is well; only an invalid secret is not.
+    /// Whether all is well; an invalid secret is not, nor a service that does not serve.
     pub good: bool,
 }
 

@@ -22,11 +22,18 @@ use crate::{
     validation::ValidationLimits,
 };
 
+/// Where gRPC is listened for when nothing is set.
+pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
+/// The data folder when none is set.
+pub(crate) const DATA_DIR: &str = "data";
+/// The key ring in the data folder.
+pub(crate) const KEY_RING: &str = "keyring.toml";
+
 /// Settings of `latchkey serve`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Address of the gRPC listener.
-    #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = GRPC_ADDR)]
     pub grpc_addr: SocketAddr,
 
     /// Address of the HTTP listener, which takes events.
@@ -138,7 +145,7 @@ pub struct DatabaseConfig {
     pub config: Option<PathBuf>,
 
     /// Folder of the embedded database and its key ring; made when it is missing.
-    #[arg(long, env = "LATCHKEY_DATA_DIR", value_name = "FOLDER", default_value = "data")]
+    #[arg(long, env = "LATCHKEY_DATA_DIR", value_name = "FOLDER", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
 
     /// sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE. Default: latchkey.db in the data folder.

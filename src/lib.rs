@@ -4,8 +4,10 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `main.rs` | the command line: `serve` (default), `migrate`, `token …` |
+//! | `main.rs` | the command line: `serve` (default), `migrate`, `token …`, `health`, `keys …` |
 //! | [`client`] | `latchkey token …`: the command line as a client of a running service |
+//! | [`health`] | `latchkey health`: asks a running service whether it serves |
+//! | [`keys`] | `latchkey keys …`: makes a key ring, and rotates its keys a step at a time |
 //! | [`server`] | wires the parts, opens the listeners, shuts down in order |
 //! | [`config`] | every setting |
 //! | [`telemetry`] | the log, traces |
@@ -26,8 +28,10 @@ pub mod client;
 pub mod config;
 pub mod events;
 pub mod grpc;
+pub mod health;
 pub mod http;
 pub mod instrumentation;
+pub mod keys;
 pub mod proto;
 pub mod registry;
 pub mod server;

@@ -8,8 +8,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use latchkey::{
-    client::TokenCommand,
+    client::{Report, TokenCommand},
     config::{self, Config, ConfigError, DatabaseConfig},
+    health::HealthCommand,
+    keys::KeysCommand,
     server::{Server, StartError},
     store::Store,
     telemetry::Telemetry,
@@ -37,6 +39,10 @@ enum Command {
     Migrate(Migrate),
     /// Create, list, delete or validate tokens of a running service.
     Token(TokenCommand),
+    /// Tell whether a running service serves: exit status 0 if it does, 1 if not.
+    Health(HealthCommand),
+    /// Make a key ring, and rotate its keys a step at a time.
+    Keys(KeysCommand),
 }
 
 #[derive(Args)]
@@ -45,7 +51,7 @@ struct Migrate {
     database: DatabaseConfig,
 }
 
-/// The command could not be done. 1 is kept for a secret that is not valid.
+/// The command could not be done. 1 is kept for a secret that is not valid and a service that does not serve.
 const FAILED: u8 = 2;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -61,7 +67,9 @@ fn main() -> ExitCode {
         None => run(serve(cli.serve)),
         Some(Command::Serve(config)) => run(serve(*config)),
         Some(Command::Migrate(migrate)) => run(self::migrate(migrate.database)),
-        Some(Command::Token(command)) => run(token(command)),
+        Some(Command::Token(command)) => run(async { print(&command.run().await?) }),
+        Some(Command::Health(command)) => run(async { print(&command.run().await) }),
+        Some(Command::Keys(command)) => command.run().map_err(Into::into).and_then(|report| print(&report)),
     };
     done.unwrap_or_else(|fault| fail(&fault))
 }
@@ -71,6 +79,8 @@ fn config_file(cli: &Cli) -> Option<std::path::PathBuf> {
         None => cli.serve.database.config.clone(),
         Some(Command::Serve(config)) => config.database.config.clone(),
         Some(Command::Migrate(migrate)) => migrate.database.config.clone(),
+        Some(Command::Health(command)) => command.config_file(),
+        Some(Command::Keys(command)) => command.config_file(),
         Some(Command::Token(_)) => None,
     }
 }
@@ -127,8 +137,7 @@ async fn migrate(config: DatabaseConfig) -> Result<ExitCode, AnyError> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn token(command: TokenCommand) -> Result<ExitCode, AnyError> {
-    let report = command.run().await?;
+fn print(report: &Report) -> Result<ExitCode, AnyError> {
     io::stdout().write_all(report.text.as_bytes())?;
     Ok(if report.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{self, Config, ConfigError},
     events::{self, EventCounts, NatsError, USER_EVENTS},
     grpc::{self, GrpcLimits, LIVENESS, TOKEN_SERVICE},
     http::{self, HttpLimits, Sources},
@@ -198,7 +198,7 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
         (Some(file), _) => (file.clone(), KeyRing::open(file)),
         (None, DatabaseUrl::Sqlite(_)) => {
             create_private_folder(&config.database.data_dir).map_err(StartError::DataDir)?;
-            let file = config.database.data_dir.join("keyring.toml");
+            let file = config.database.data_dir.join(config::KEY_RING);
             let ring = KeyRing::open_or_create(&file);
             (file, ring)
         }

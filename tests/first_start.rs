@@ -67,7 +67,7 @@ fn an_address_for_strangers_or_in_use_stops_the_start_with_a_reason() {
 fn help_explains_each_command_and_setting() {
     let output = binary::run(["--help"], "");
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["serve", "migrate", "token"] {
+    for command in ["serve", "migrate", "token", "health", "keys"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}");
     }
     let settings = <latchkey::config::Config as clap::Args>::augment_args(clap::Command::new("x"));

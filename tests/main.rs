@@ -26,10 +26,14 @@ mod events_by_nats;
 mod events_under_faults;
 /// The first start makes everything; the second finds it again.
 mod first_start;
+/// `latchkey health`: 0 for a service that serves, 1 for any other.
+mod health_command;
 /// A token proven once is answered from memory: no database, no argon2.
 mod hot_path;
-/// The image: clean, pinned, not root.
+/// The image: clean, pinned, not root; its program is all that it needs.
 mod image;
+/// `latchkey keys …`: a ring is rotated step by step, and no replica meets a tag whose key it lacks.
+mod key_rotation;
 /// When tokens were last used is noted, and outlives a stop.
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
@@ -40,6 +44,8 @@ mod metrics;
 mod migrations;
 /// The subscriber proves who it is, and to whom it talks.
 mod nats_security;
+/// What docs/operations.md tells an operator to do, done as it stands there.
+mod operations;
 /// Too many, too slow, too large: refused at once, in words a program understands.
 mod overload;
 /// Argon2 runs only where no key is at hand, and then once.

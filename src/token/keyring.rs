@@ -1,7 +1,8 @@
 //! The fast proof: a keyed tag of the secret, HMAC-SHA-256 (RFC 2104) under a key of a ring that can be rotated.
 //!
 //! The ring is a TOML file. New tags are made under the primary key; tags of every other key in the ring are still
-//! understood. To rotate, add a key, and make it primary once every replica has it.
+//! understood. To rotate, add a key, and make it primary once every replica has it (`latchkey keys`).
+//! An id names one key for ever: under another key of the same id, tags that are good would be taken for wrong.
 //!
 //! ```toml
 //! primary = "k2"
@@ -10,25 +11,16 @@
 //! k2 = "…"
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, io, path::Path, str::FromStr};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use rand::{TryRng as _, rngs::SysRng};
-use serde::Deserialize;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{
+    Secret,
+    keyring_file::{self, Keys},
+};
 
 /// The name of a key: `[a-z0-9][a-z0-9._-]{0,31}`. It stands beside each tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,14 +112,6 @@ pub enum KeyRingError {
     NoPrimary,
 }
 
-/// The file. Its texts are keys, and wiped.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    primary: String,
-    keys: BTreeMap<String, Zeroizing<String>>,
-}
-
 impl KeyRing {
     /// A ring without keys: nothing is tagged, every proof is left to argon2id.
     pub fn empty() -> Self {
@@ -140,7 +124,7 @@ impl KeyRing {
     ///
     /// The file cannot be read or is no key ring.
     pub fn open(path: &Path) -> Result<Self, KeyRingError> {
-        Self::parse(&Zeroizing::new(fs::read_to_string(path)?))
+        Self::from_keys(Keys::read(path)?)
     }
 
     /// Reads the ring at `path`; where there is none, makes one with a fresh key, readable by its owner alone.
@@ -150,33 +134,21 @@ impl KeyRing {
     /// The file cannot be made or read, or is no key ring.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
         if !path.try_exists()? {
-            create(path)?;
+            match keyring_file::create(path) {
+                Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault.into()),
+                _ => {}
+            }
         }
         Self::open(path)
     }
 
-    fn parse(text: &str) -> Result<Self, KeyRingError> {
-        let file: File = toml::from_str(text).map_err(|fault| {
-            // Of the fault only the place: its message may quote a key.
-            let start = fault.span().map_or(0, |span| span.start);
-            KeyRingError::Form { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
-        })?;
+    fn from_keys(file: Keys) -> Result<Self, KeyRingError> {
         let mut keys = BTreeMap::new();
         for (id, key) in file.keys {
-            let id: KeyId = id.parse().map_err(|()| KeyRingError::KeyId)?;
-            match BASE64_STANDARD.decode(key.as_bytes()).map(Zeroizing::new) {
-                Ok(key) if key.len() == 32 => {
-                    let mac = Hmac::new_from_slice(&key).map_err(|_| KeyRingError::Key(id.clone()))?;
-                    keys.insert(id, mac);
-                }
-                _ => return Err(KeyRingError::Key(id)),
-            }
+            let mac = Hmac::new_from_slice(&key).map_err(|_| KeyRingError::Key(id.clone()))?;
+            keys.insert(id, mac);
         }
-        let primary = file.primary.parse().map_err(|()| KeyRingError::KeyId)?;
-        if !keys.contains_key(&primary) {
-            return Err(KeyRingError::NoPrimary);
-        }
-        Ok(Self { primary: Some(primary), keys })
+        Ok(Self { primary: Some(file.primary), keys })
     }
 
     /// Whether there is no key at all.
@@ -207,41 +179,22 @@ fn mac(key: &Hmac<Sha256>, secret: &Secret) -> [u8; 32] {
     key.clone().chain_update(secret.bits()).finalize().into_bytes().into()
 }
 
-/// Makes a ring of one key. Of two processes that do so at once, one file stays, whole.
-fn create(path: &Path) -> io::Result<()> {
-    let mut key = Zeroizing::new([0; 32]);
-    SysRng.try_fill_bytes(key.as_mut()).map_err(io::Error::other)?;
-    let key = Zeroizing::new(BASE64_STANDARD.encode(key.as_ref()));
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    let text = Zeroizing::new(format!("primary = \"{id}\"\n\n[keys]\n\"{id}\" = \"{}\"\n", key.as_str()));
-
-    let fresh = path.with_extension(format!("{id}.new"));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&fresh, path);
-    fs::remove_file(&fresh)?;
-    match linked {
-        Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => Err(fault),
-        _ => match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
     const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     const B: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
+    fn parse(text: &str) -> Result<KeyRing, KeyRingError> {
+        KeyRing::from_keys(Keys::parse(text)?)
+    }
+
     fn ring(primary: &str, keys: &[(&str, &str)]) -> KeyRing {
         let keys: String = keys.iter().map(|(id, key)| format!("{id} = \"{key}\"\n")).collect();
-        KeyRing::parse(&format!("primary = \"{primary}\"\n[keys]\n{keys}")).unwrap()
+        parse(&format!("primary = \"{primary}\"\n[keys]\n{keys}")).unwrap()
     }
 
     #[test]
@@ -292,7 +245,7 @@ mod tests {
             (format!("primary = \"a\"\nsecondary = \"{A}\"\n[keys]\na = \"{A}\""), "fault near line 2"),
             (String::new(), "fault near line 1"),
         ] {
-            let fault = KeyRing::parse(&text).unwrap_err().to_string();
+            let fault = parse(&text).unwrap_err().to_string();
             assert!(fault.contains(said), "{fault}");
             assert!(!fault.contains(short) && !fault.contains(A), "{fault}");
         }

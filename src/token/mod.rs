@@ -6,6 +6,7 @@ mod digest;
 mod expiry;
 mod hash;
 mod keyring;
+mod keyring_file;
 mod name;
 mod proof;
 mod scope;
@@ -20,6 +21,7 @@ pub use self::{
     expiry::{Expiry, ExpiryFault},
     hash::{HashError, HashLimits, Hasher, SecretHash},
     keyring::{KeyId, KeyRing, KeyRingError, Tag},
+    keyring_file::{KeyRingFile, RotationError},
     name::{NameFault, TokenName},
     proof::{Proof, Prover},
     scope::{Scope, ScopeFault, Scopes},

@@ -26,14 +26,23 @@ pub async fn watch(app: &App, service: &str) -> Watch {
 
 /// Whether the service is serving, now.
 pub async fn is_serving(app: &App, service: &str) -> bool {
+    is_serving_at(&format!("http://{}", app.server.grpc_addr()), service).await
+}
+
+/// Whether the service is serving, now, in the process at `url`.
+pub async fn is_serving_at(url: &str, service: &str) -> bool {
     let request = HealthCheckRequest { service: service.into() };
-    let answer = health(app).await.check(request).await.unwrap().into_inner();
+    let answer = HealthClient::new(connect(url).await).check(request).await.unwrap().into_inner();
     answer.status() == ServingStatus::Serving
 }
 
 /// A connection to the service.
 pub async fn channel(app: &App) -> Channel {
-    Channel::from_shared(format!("http://{}", app.server.grpc_addr())).unwrap().connect().await.unwrap()
+    connect(&format!("http://{}", app.server.grpc_addr())).await
+}
+
+async fn connect(url: &str) -> Channel {
+    Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
 }
 
 /// A client of grpc.health.v1.

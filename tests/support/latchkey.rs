@@ -67,7 +67,13 @@ impl Process {
     pub fn start_with(folder: &Path, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command();
         command.envs(variables.iter().copied());
-        command.current_dir(folder).args(CHEAP_ARGON2).args(settings);
+        command.current_dir(folder);
+        Self::start_by(command, settings)
+    }
+
+    /// Starts it by a command that lacks the settings, and waits until it listens.
+    pub fn start_by(mut command: Command, settings: &[&str]) -> Self {
+        command.args(CHEAP_ARGON2).args(settings);
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();

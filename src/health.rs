@@ -1,0 +1,99 @@
+//! `latchkey health`: asks a running service whether it serves, for whoever can only run a program, such as a container
+//! engine.
+
+use std::{
+    error::Error,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::{client::Report, config};
+
+/// Which service to ask.
+#[derive(Args, Debug)]
+pub struct HealthCommand {
+    /// Address of the service's gRPC listener. Of one that listens on every address, loopback is asked.
+    #[arg(long, visible_alias = "addr", env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS",
+        default_value = config::GRPC_ADDR)]
+    grpc_addr: SocketAddr,
+
+    /// The service's TOML file.
+    #[arg(long, env = "LATCHKEY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How long the answer may take in all: less than the image's HEALTHCHECK waits, so that it hears why.
+const BOUND: Duration = Duration::from_secs(2);
+
+impl HealthCommand {
+    /// The file that may hold the address.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
+    /// Asks, and tells in one line. Whatever is not known to serve is not good.
+    pub async fn run(self) -> Report {
+        let addr = within_reach(self.grpc_addr);
+        let (good, text) = match tokio::time::timeout(BOUND, ask(addr)).await {
+            Ok(Ok(ServingStatus::Serving)) => (true, format!("{addr} is serving\n")),
+            Ok(Ok(status)) => (false, format!("{addr} is not serving: {}\n", status.as_str_name())),
+            Ok(Err(fault)) => (false, format!("{addr} gives no answer: {fault}\n")),
+            Err(_) => (false, format!("{addr} gives no answer within {BOUND:?}\n")),
+        };
+        Report { text, good }
+    }
+}
+
+/// Where a service that listens on `addr` is found on this machine.
+fn within_reach(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    addr
+}
+
+/// What the service says of itself as a whole.
+async fn ask(addr: SocketAddr) -> Result<ServingStatus, String> {
+    let channel = connect(addr).await.map_err(|fault| innermost(&fault))?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    // Of a fault the code alone: the message may have more lines than one.
+    answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code().to_string())
+}
+
+async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{addr}"))?.connect().await
+}
+
+/// What it comes from: the errors around it say only that there was one.
+fn innermost(mut fault: &dyn Error) -> String {
+    while let Some(source) = fault.source() {
+        fault = source;
+    }
+    fault.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_listens_on_every_address_is_asked_on_loopback() {
+        for (listens, asked) in [
+            ("0.0.0.0:50051", "127.0.0.1:50051"),
+            ("[::]:50051", "[::1]:50051"),
+            ("10.0.0.7:50051", "10.0.0.7:50051"),
+            ("[fd00::7]:50051", "[fd00::7]:50051"),
+        ] {
+            assert_eq!(within_reach(listens.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
+
+use rstest::rstest;
+
+use crate::support::{
+    App,
+    Database::{self, Postgres, Sqlite},
+    latchkey,
+};
+
+const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+/// Runs `latchkey keys …` on the ring and gives what it said.
+fn keys(ring: &Path, arguments: &[&str]) -> String {
+    let output = latchkey::run([&["keys"], arguments, &["--key-ring", ring.to_str().unwrap()]].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Begins a rotation, and gives the id of the new key.
+fn rotate(ring: &Path) -> String {
+    let said = keys(ring, &["rotate"]);
+    let id = said.strip_prefix("key ").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    assert!(said.ends_with(&format!("then: latchkey keys promote {id}\n")), "{said}");
+    id
+}
+
+/// Two replicas with one ring, and the secrets that were issued.
+struct Replicas {
+    apps: Vec<App>,
+    ring: std::path::PathBuf,
+    secrets: Vec<String>,
+    _folder: tempfile::TempDir,
+}
+
+impl Replicas {
+    async fn start(database: Database) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ring = folder.path().join("ring.toml");
+        std::fs::write(&ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
+        let settings = ["--key-ring", ring.to_str().unwrap()];
+        let first = App::start_with(database, &settings).await;
+        let second = App::start_on(first.url.clone(), tempfile::tempdir().unwrap(), &settings).await;
+        Self { apps: vec![first, second], ring, secrets: Vec::new(), _folder: folder }
+    }
+
+    /// Each replica makes a token, and all tokens are good at each, whose memory is empty; argon2 runs for the new ones
+    /// alone. Then the next replica is restarted, until both have been.
+    async fn roll_without_argon2(&mut self) {
+        for _ in 0..self.apps.len() {
+            let app = self.apps.remove(0).restart(&["--key-ring", self.ring.to_str().unwrap()]).await;
+            self.apps.push(app);
+            self.check_without_argon2().await;
+        }
+    }
+
+    async fn check_without_argon2(&mut self) {
+        for app in &self.apps {
+            let before = self.argon2_runs();
+            let name = format!("token {}", self.secrets.len());
+            self.secrets.push(app.issue("alice", &name).await.1);
+            for app in &self.apps {
+                for secret in &self.secrets {
+                    app.validate(secret).await.unwrap();
+                }
+            }
+            assert_eq!(
+                self.argon2_runs() - before,
+                1,
+                "for the token that was issued, and for no validation"
+            );
+        }
+    }
+
+    fn argon2_runs(&self) -> u64 {
+        self.apps.iter().map(|app| app.server.registry().argon2_runs()).sum()
+    }
+
+    async fn tagged_under(&self, key: &str) -> i64 {
+        self.apps[0].count(&format!("tokens WHERE tag_key_id = '{key}'")).await
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_step_by_step_costs_no_argon2_at_any_replica(
+    #[values(Sqlite, Postgres)] database: Database,
+) {
+    let mut replicas = Replicas::start(database).await;
+    let idle = replicas.apps[0].issue("bob", "idle").await.1;
+    replicas.check_without_argon2().await;
+
+    let new = rotate(&replicas.ring);
+    replicas.roll_without_argon2().await;
+    assert_eq!(replicas.tagged_under(&new).await, 0, "nothing is tagged under a key that not all have");
+
+    keys(&replicas.ring, &["promote", &new]);
+    replicas.roll_without_argon2().await;
+    replicas.roll_without_argon2().await;
+    assert_eq!(replicas.tagged_under("k1").await, 1, "what was used has moved to the new key");
+
+    keys(&replicas.ring, &["retire", "k1"]);
+    replicas.roll_without_argon2().await;
+    let before = replicas.argon2_runs();
+    replicas.apps[0].validate(&idle).await.unwrap();
+    assert_eq!(replicas.argon2_runs() - before, 1, "its key is gone: once");
+    assert_eq!(replicas.tagged_under("k1").await, 0);
+    replicas.apps[1].validate(&idle).await.unwrap();
+    assert_eq!(replicas.argon2_runs() - before, 1, "then never again, at any replica");
+}
+
+#[test]
+fn each_command_says_what_it_did_and_never_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let ring = folder.path().join("keyring.toml");
+    std::fs::write(&ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
+    std::fs::set_permissions(&ring, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let new = rotate(&ring);
+    // The default is the ring of the data folder.
+    let mut command = latchkey::command();
+    let listed = command.args(["keys", "list"]).env("LATCHKEY_DATA_DIR", folder.path()).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), format!("{new}\nk1  primary\n"));
+    let promoted = keys(&ring, &["promote", &new]);
+    assert!(promoted.contains(&format!("key {new} is primary")), "{promoted}");
+    assert!(promoted.contains("latchkey keys retire k1"), "{promoted}");
+    assert_eq!(keys(&ring, &["promote", &new]), format!("key {new} is primary already\n"));
+    let both = std::fs::read_to_string(&ring).unwrap();
+    let retired = keys(&ring, &["retire", "k1"]);
+    assert!(retired.starts_with("key k1 is gone"), "{retired}");
+    assert_eq!(keys(&ring, &["list"]), format!("{new}  primary\n"));
+    assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
+    for key in both.lines().filter_map(|line| line.split('"').nth(3)) {
+        assert_eq!(key.len(), 44);
+        assert!(![&promoted, &retired].iter().any(|said| said.contains(key)));
+    }
+}
+
+#[test]
+fn a_ring_is_made_for_its_owner_alone_with_an_id_that_was_never_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = ["one.toml", "two.toml"].map(|name| {
+        let ring = folder.path().join(name);
+        let said = keys(&ring, &["create"]);
+        assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
+        let listed = keys(&ring, &["list"]);
+        let id = listed.strip_suffix("  primary\n").unwrap().to_owned();
+        assert!(said.contains(&id), "{said}");
+        id
+    });
+    assert_ne!(made[0], made[1]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let ring = folder.path().join("ring.toml");
+    let refused = |arguments: &[&str], said: &str| {
+        let all = [&["keys"], arguments, &["--key-ring", ring.to_str().unwrap()]].concat();
+        let output = latchkey::run(all, "");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(said) && !text.contains(KEY), "{text}");
+    };
+    refused(&["rotate"], "ring.toml cannot be opened: No such file");
+    assert!(!ring.exists());
+    for text in
+        [format!("primary = \"k2\"\n[keys]\nk1 = \"{KEY}\"\n"), format!("primary = \"k1\"\nk1 = \"{KEY}\"")]
+    {
+        std::fs::write(&ring, &text).unwrap();
+        refused(&["rotate"], "--key-ring (LATCHKEY_KEY_RING): ");
+        assert_eq!(std::fs::read_to_string(&ring).unwrap(), text);
+    }
+    let text = format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n");
+    std::fs::write(&ring, &text).unwrap();
+    refused(&["create"], "cannot be written: File exists");
+    refused(&["promote", "k2"], "has no key \"k2\"; it has k1");
+    refused(&["retire", "k1"], "it is the primary key");
+    refused(&["retire", "K 1"], "must be 1 to 32 characters");
+    refused(&["retire"], "KEY_ID");
+    assert_eq!(std::fs::read_to_string(&ring).unwrap(), text);
+}
