@@ -70,8 +70,8 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// How long the connection that reads the log of events is waited for, and its sign of life after each use. They are
 /// short, so that a replica that was cut off is back within a second after the database is.
-const LOG_TIMEOUT: Duration = Duration::from_millis(500);
-const LOG_SIGN_OF_LIFE: Duration = Duration::from_millis(200);
+const LOG_TIMEOUT: Duration = Duration::from_millis(400);
+const LOG_SIGN_OF_LIFE: Duration = Duration::from_millis(100);
 
 /// How many statements, and waits for the next statement, each bounded by the timeout, may pass in a transaction from
 /// the first event it writes to the end of its commit: three statements, two waits (see `TokenRegistry::revoke_user`);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long one look into the log may take.
-const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+const LOOK_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// How far the clocks of replicas may be apart; matters for the first look alone.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
