@@ -78,9 +78,6 @@ pub enum ServeError {
     /// The gRPC listener failed.
     #[error("the gRPC listener failed: {0}")]
     Grpc(#[from] tonic::transport::Error),
-    /// The HTTP listener failed.
-    #[error("the HTTP listener failed: {0}")]
-    Http(#[from] std::io::Error),
     /// A task panicked.
     #[error("a part of the service failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -146,7 +143,10 @@ impl Server {
             unready: watched,
         };
         let serving = http::serve(http.0, sources, http_limits(config), stop.clone());
-        doors.spawn(async { Ok(serving.await?) });
+        doors.spawn(async {
+            serving.await;
+            Ok(())
+        });
         let serving = grpc::serve(
             grpc.0,
             Arc::clone(&registry),

@@ -8,6 +8,7 @@ use crate::{
         Database::Sqlite,
         helm::{CHART, read_json, read_yaml, run},
         nats::{Nats, attached},
+        until,
     },
 };
 
@@ -23,7 +24,12 @@ async fn known_metrics() -> BTreeSet<String> {
     let nats = Nats::start();
     nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &[]).await;
-    names(&scrape(&app).await)
+    until("all metrics", || async {
+        let names = names(&scrape(&app).await);
+        // Known as soon as the broker was asked.
+        names.contains("latchkey_consumer_lag_messages").then_some(names)
+    })
+    .await
 }
 
 /// The metrics that a query asks for, without what Prometheus puts behind a histogram's name.

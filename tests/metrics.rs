@@ -2,6 +2,7 @@ use std::{
     collections::BTreeSet,
     io::Write as _,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use latchkey::proto::latchkey::invalid::Reason;
@@ -14,7 +15,7 @@ use crate::support::{
     forge::forge,
     http,
     nats::{Nats, attached},
-    tools, until,
+    soon, tools, until,
 };
 
 /// What the service says at `/metrics`.
@@ -26,7 +27,7 @@ pub async fn scrape(app: &App) -> String {
 }
 
 /// The value of a series, given as it is written.
-fn value(text: &str, series: &str) -> f64 {
+pub fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {series}: {text}")).parse().unwrap()
 }
@@ -149,6 +150,27 @@ async fn what_becomes_of_events_is_counted() {
     shows("latchkey_events_dead_lettered_total", 1.0).await;
     drop(nats);
     shows("latchkey_subscriber_attached", 0.0).await;
+    // What the broker said last is not true for ever.
+    assert!(!names(&scrape(&app).await).contains("latchkey_consumer_lag_messages"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_argon2_is_counted() {
+    let heavy = ["--argon2-memory-kib", "131072", "--argon2-concurrency", "1"];
+    let app = Arc::new(App::start_with(Sqlite, &heavy).await);
+    let calls: Vec<_> = ["one", "two", "three"]
+        .into_iter()
+        .map(|name| {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move { app.create("alice", name).await })
+        })
+        .collect();
+    let waiting = async || value(&scrape(&app).await, "latchkey_argon2_waiting");
+    until("two that wait", || async { (waiting().await == 2.0).then_some(()) }).await;
+    for call in calls {
+        soon("a creation", call).await.unwrap().unwrap();
+    }
+    assert_eq!(waiting().await, 0.0);
 }
 
 #[tokio::test]

@@ -1,10 +1,18 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use rstest::rstest;
 
-use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
-    health::is_serving,
-    http, postgres, until,
+use crate::{
+    metrics::{scrape, value},
+    support::{
+        App,
+        Database::{self, Postgres, Sqlite},
+        health::is_serving,
+        http, postgres, soon, until,
+    },
 };
 
 async fn ask(app: &App, path: &str) -> (u16, String) {
@@ -37,8 +45,42 @@ async fn with_the_database_away_it_is_alive_and_not_ready() {
     let reason = becomes(&app, 503).await;
     assert!(reason.contains("the database"), "{reason}");
     is_alive(&app).await;
+    until("a lag of the revocations", || async {
+        (value(&scrape(&app).await, "latchkey_revocation_tail_lag_seconds") > 1.0).then_some(())
+    })
+    .await;
     postgres.resume();
     becomes(&app, 200).await;
+}
+
+/// All connections wait for a lock; the database is well, and memory answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_its_connections_in_use_it_is_ready() {
+    let app = Arc::new(App::start_with(Postgres, &["--database-connections", "2"]).await);
+    let (_, secret) = app.issue("alice", "one").await;
+    app.validate(&secret).await.unwrap();
+    let lock = app.lock_user("alice").await;
+    let calls: Vec<_> = ["two", "three", "four"]
+        .into_iter()
+        .map(|name| {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move { app.create("alice", name).await })
+        })
+        .collect();
+    let used = "latchkey_database_connections{pool=\"main\",state=\"used\"}";
+    until("no connection to spare", || async { (value(&scrape(&app).await, used) == 2.0).then_some(()) })
+        .await;
+    // For longer than a sign of life may take.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        assert_eq!(ask(&app, "GET /readyz").await.0, 200);
+        app.validate(&secret).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    lock.release().await;
+    for call in calls {
+        soon("a creation", call).await.unwrap().unwrap();
+    }
 }
 
 #[rstest]

@@ -1,6 +1,10 @@
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::Code;
 
 use crate::support::{
@@ -101,4 +105,20 @@ async fn sigint_ends_it_too() {
     let process = Process::start(folder.path(), &[]);
     process.signal("INT");
     assert!(process.ended().await.0.success());
+}
+
+/// Its head is bounded by ten seconds, the grace by twenty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_never_arrives_whole_does_not_hold_it_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    let mut tcp = TcpStream::connect(process.http_addr).await.unwrap();
+    tcp.write_all(b"GET /livez HTTP/1.1\r\nhost: a").await.unwrap();
+    let mut other = TcpStream::connect(process.http_addr).await.unwrap();
+    other.write_all(b"GET /livez HTTP/1.1\r\nhost: a").await.unwrap();
+    let mut rest = Vec::new();
+    soon("the end of the connection", tcp.read_to_end(&mut rest)).await.unwrap();
+    // Begun at the same time, it ends then too: nothing is left to wait for.
+    let output = process.stop().await;
+    assert!(!output.contains("calls were cut off"), "{output}");
 }

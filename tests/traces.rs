@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use ::latchkey::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tokio::net::TcpListener;
-use tonic::Request;
+use tonic::{Request, transport::Identity};
 
 use crate::support::{
     App,
@@ -13,7 +13,7 @@ use crate::support::{
     latchkey::Process,
     nats::Nats,
     otlp::{Collector, attribute},
-    soon, until,
+    until,
 };
 
 const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
@@ -202,8 +202,9 @@ async fn a_dead_collector_neither_slows_nor_stops_the_service() {
         // More than the queue holds.
         for _ in 0..3_000 {
             let request = ValidateTokenRequest { secret: secret.clone(), ..Default::default() };
-            let answer = soon("an answer", client.validate_token(request)).await.unwrap().into_inner();
-            assert!(answer.outcome.is_some());
+            // A thousand times what it takes; a wait for the collector would be longer.
+            let answer = tokio::time::timeout(Duration::from_secs(1), client.validate_token(request)).await;
+            assert!(answer.unwrap().unwrap().into_inner().outcome.is_some());
         }
         let stopping = Instant::now();
         process.stop().await;
@@ -211,19 +212,57 @@ async fn a_dead_collector_neither_slows_nor_stops_the_service() {
     }
 }
 
+/// A collector with a certificate of an authority that only the variable names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_may_be_known_by_an_authority_of_ones_own() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (key.cert.pem(), key.signing_key.serialize_pem());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &certificate).unwrap();
+    let collector = Collector::start_with(Identity::from_pem(&certificate, key)).await;
+    let trusted = [("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().unwrap())];
+    let (process, _folder) = start(&collector, &[], &trusted).await;
+    connect(&process.url()).await.create_token(create(&traceparent(TRACE, true))).await.unwrap();
+    collector.span(TRACE, "latchkey.v1.TokenService/CreateToken").await;
+}
+
 #[test]
 fn what_cannot_be_done_is_said_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
+    let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");
     for (variables, said) in [
         (
-            [
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-            ],
-            "OTEL_EXPORTER_OTLP_PROTOCOL is \"http/protobuf\"; the only protocol that is spoken is \"grpc\"",
+            vec![endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
+            "OTEL_EXPORTER_OTLP_PROTOCOL is \"http/protobuf\"; only \"grpc\" is spoken",
         ),
         (
-            [("OTEL_EXPORTER_OTLP_ENDPOINT", "no url at all"), ("OTEL_SERVICE_NAME", "x")],
+            vec![endpoint, ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")],
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION is \"gzip\"; only \"none\" is spoken",
+        ),
+        (
+            vec![endpoint, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such.pem")],
+            "OTEL_EXPORTER_OTLP_CERTIFICATE is \"/no/such.pem\", which cannot be read",
+        ),
+        (
+            vec![endpoint, ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/no/such.key")],
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY is set; certificates of clients are not supported",
+        ),
+        (
+            vec![endpoint, ("OTEL_TRACES_SAMPLER", "sometimes")],
+            "OTEL_TRACES_SAMPLER is \"sometimes\", which is none of always_on",
+        ),
+        (
+            vec![endpoint, ratio, ("OTEL_TRACES_SAMPLER_ARG", "banana")],
+            "OTEL_TRACES_SAMPLER_ARG is \"banana\"; a ratio is from 0 to 1",
+        ),
+        (
+            vec![endpoint, ratio, ("OTEL_TRACES_SAMPLER_ARG", "1.5")],
+            "OTEL_TRACES_SAMPLER_ARG is \"1.5\"; a ratio is from 0 to 1",
+        ),
+        (
+            vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "no url at all")],
             "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT",
         ),
     ] {

@@ -3,13 +3,28 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counts since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventCounts {
     handled: AtomicU64,
     redelivered: AtomicU64,
     dead_lettered: AtomicU64,
     attached: AtomicBool,
     lag: AtomicU64,
+}
+
+/// Stands for a lag that is not known.
+const UNKNOWN: u64 = u64::MAX;
+
+impl Default for EventCounts {
+    fn default() -> Self {
+        Self {
+            handled: AtomicU64::default(),
+            redelivered: AtomicU64::default(),
+            dead_lettered: AtomicU64::default(),
+            attached: AtomicBool::default(),
+            lag: AtomicU64::new(UNKNOWN),
+        }
+    }
 }
 
 impl EventCounts {
@@ -33,9 +48,10 @@ impl EventCounts {
         self.attached.load(Ordering::Relaxed)
     }
 
-    /// How many messages of the stream were not acknowledged by any replica, when the broker was last asked.
-    pub fn lag(&self) -> u64 {
-        self.lag.load(Ordering::Relaxed)
+    /// How many messages of the stream were not acknowledged by any replica, when the broker was last asked; `None` when
+    /// it did not answer then.
+    pub fn lag(&self) -> Option<u64> {
+        Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != UNKNOWN)
     }
 
     /// Counts an event whose consequences are committed.
@@ -55,7 +71,7 @@ impl EventCounts {
         self.attached.store(attached, Ordering::Relaxed);
     }
 
-    pub(super) fn set_lag(&self, lag: u64) {
-        self.lag.store(lag, Ordering::Relaxed);
+    pub(super) fn set_lag(&self, lag: Option<u64>) {
+        self.lag.store(lag.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 }

@@ -263,6 +263,9 @@ impl Subscriber {
     async fn report(&self, attached: bool) {
         let status = if attached { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.counts.set_attached(attached);
+        if !attached {
+            self.counts.set_lag(None);
+        }
         self.health.set_service_status(USER_EVENTS, status).await;
     }
 
@@ -343,9 +346,9 @@ async fn watch_lag(mut consumer: PullConsumer, counts: Arc<EventCounts>) {
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        if let Ok(Ok(info)) = tokio::time::timeout(LAG_TIMEOUT, consumer.info()).await {
-            counts.set_lag(info.num_pending + info.num_ack_pending as u64);
-        }
+        let info = tokio::time::timeout(LAG_TIMEOUT, consumer.info()).await;
+        let info = info.ok().and_then(Result::ok);
+        counts.set_lag(info.map(|info| info.num_pending + info.num_ack_pending as u64));
     }
 }
 
@@ -388,6 +391,7 @@ impl Handler {
                 otel.kind = "consumer",
                 otel.status_code = Empty,
                 messaging.system = "nats",
+                messaging.operation.name = "process",
                 messaging.operation.type = "process",
                 messaging.destination.name = %message.subject,
                 messaging.message.id = id,

@@ -11,44 +11,16 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 
-use opentelemetry::trace::SpanKind;
-use tracing::{Instrument as _, field::Empty};
-
 use super::{Problem, Sources};
-use crate::{
-    events::UserDeleted,
-    instrumentation::{ENTRY, HttpHeaders, enter},
-};
+use crate::events::UserDeleted;
 
 pub(super) async fn receive(
     State(sources): State<Arc<Sources>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
-    let span = enter(&HttpHeaders(&headers), SpanKind::Server, || {
-        tracing::info_span!(
-            target: ENTRY,
-            "http",
-            otel.name = "POST /events",
-            otel.kind = "server",
-            otel.status_code = Empty,
-            http.request.method = "POST",
-            http.route = "/events",
-            http.response.status_code = Empty,
-        )
-    });
-    let answer = handle(&sources, &headers, &body).instrument(span.clone()).await;
-    let status = answer.as_ref().map_or_else(Problem::status, |status| *status);
-    span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
-    answer
-}
-
-async fn handle(sources: &Sources, headers: &HeaderMap, body: &Bytes) -> Result<StatusCode, Problem> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let event = UserDeleted::read(header, body, None).map_err(|fault| {
+    let event = UserDeleted::read(header, &body, None).map_err(|fault| {
         tracing::warn!(reason = %fault, "an event can never be read");
         Problem::bad_request(fault.to_string())
     })?;

@@ -111,10 +111,12 @@ fn events(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
             "Whether the subscriber is attached to its stream.",
             f64::from(u8::from(events.is_attached())),
         )?);
+    }
+    if let Some(lag) = events.lag() {
         families.extend(gauge(
             "latchkey_consumer_lag_messages",
             "Messages of the stream that no replica has acknowledged, when the broker was last asked.",
-            events.lag() as f64,
+            lag as f64,
         )?);
     }
     Ok(families)

@@ -2,6 +2,7 @@
 
 mod events;
 mod health;
+mod listener;
 mod metrics;
 mod problem;
 
@@ -10,19 +11,25 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
-    serve::ListenerExt as _,
 };
+use opentelemetry::trace::SpanKind;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, field::Empty};
 
 use self::problem::Problem;
-use crate::{events::EventCounts, instrumentation::RpcDurations, registry::TokenRegistry, store::Store};
+use crate::{
+    events::EventCounts,
+    instrumentation::{ENTRY, HttpHeaders, RpcDurations, enter},
+    registry::TokenRegistry,
+    store::Store,
+};
 
 /// What the door answers from.
 #[derive(Debug)]
@@ -54,23 +61,8 @@ pub struct HttpLimits {
 const MAX_BODY: usize = 64 * 1024;
 
 /// Serves on `listener` until `stop`, then until the requests under way are done.
-///
-/// # Errors
-///
-/// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    sources: Sources,
-    limits: HttpLimits,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|connection| {
-        // It is only slower without.
-        let _ = connection.set_nodelay(true);
-    });
-    axum::serve(listener, router(Arc::new(sources), limits))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+pub async fn serve(listener: TcpListener, sources: Sources, limits: HttpLimits, stop: CancellationToken) {
+    listener::serve(listener, router(Arc::new(sources), limits), stop).await;
 }
 
 fn router(sources: Arc<Sources>, limits: HttpLimits) -> Router {
@@ -80,6 +72,7 @@ fn router(sources: Arc<Sources>, limits: HttpLimits) -> Router {
         .route("/events", post(events::receive))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(guard, admit))
+        .layer(from_fn(trace))
         // Not under guard: they wait for nothing, and are needed most when there is too much to do.
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
@@ -101,4 +94,29 @@ async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Resp
     tokio::time::timeout(guard.limit, next.run(request))
         .await
         .unwrap_or_else(|_| Problem::unavailable("the request took longer than it may").into_response())
+}
+
+/// Makes the span of a request, if it is traced, by OpenTelemetry's conventions for HTTP.
+async fn trace(request: Request, next: Next) -> Response {
+    let span = enter(&HttpHeaders(request.headers()), SpanKind::Server, || {
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        tracing::info_span!(
+            target: ENTRY,
+            "http",
+            otel.name = format!("{method} {path}"),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = method,
+            http.route = path,
+            http.response.status_code = Empty,
+            url.path = path,
+            url.scheme = "http",
+        )
+    });
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    response
 }

@@ -129,7 +129,10 @@ async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Res
         .application_name("latchkey")
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
-    let reads = postgres_pool(limits, limits.timeout).connect_with(options.clone()).await?;
+    let reads = match postgres_pool(limits, limits.timeout).connect_with(options.clone()).await {
+        Ok(reads) => reads,
+        Err(fault) => return Err(cause(fault, &options, limits.timeout).await.into()),
+    };
     let reads = SqlxPostgresConnector::from_sqlx_postgres_pool(reads);
     let log = PoolLimits { connections: 1, timeout: LOG_TIMEOUT.min(limits.timeout) };
     let log = postgres_pool(log, LOG_SIGN_OF_LIFE).connect_lazy_with(options);
@@ -140,6 +143,17 @@ async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Res
         longest_write: limits.timeout * STEPS_AFTER_FIRST_EVENT,
         timeout: limits.timeout,
     })
+}
+
+/// Why there is no first connection: a pool that tried again and again tells only that it gave up.
+async fn cause(fault: sqlx::Error, options: &PgConnectOptions, bound: Duration) -> sqlx::Error {
+    if !matches!(fault, sqlx::Error::PoolTimedOut) {
+        return fault;
+    }
+    match tokio::time::timeout(bound, options.connect()).await {
+        Ok(Err(cause)) => cause,
+        _ => fault,
+    }
 }
 
 fn postgres_pool(limits: PoolLimits, sign_of_life_within: Duration) -> PoolOptions<Postgres> {

@@ -65,13 +65,14 @@ impl PoolState {
 pub struct Write(DatabaseTransaction);
 
 impl Store {
-    /// Whether the database answers and lacks no migration.
+    /// Whether the database answers and lacks no migration. Asked through the connection for the log: that calls wait
+    /// for the others is no fault of the database.
     ///
     /// # Errors
     ///
     /// [`StoreError::Behind`], or it cannot be reached or does not answer within `bound`.
     pub async fn check(&self, bound: Duration) -> Result<(), StoreError> {
-        let check = latchkey_migrations::is_up_to_date(&self.reads);
+        let check = latchkey_migrations::is_up_to_date(&self.log);
         let up_to_date = tokio::time::timeout(bound, check).await.map_err(|_| StoreError::Timeout)??;
         if up_to_date { Ok(()) } else { Err(StoreError::Behind) }
     }

@@ -29,17 +29,18 @@ pub enum TelemetryError {
         /// Its fault.
         fault: tracing_subscriber::filter::ParseError,
     },
-    /// Spans are sent by gRPC alone.
-    #[error("{name} is {protocol:?}; the only protocol that is spoken is \"grpc\"")]
-    Protocol {
+    /// A variable of OpenTelemetry's asks for what is not there.
+    #[error("{name} is {fault}")]
+    Variable {
         /// The variable.
-        name: &'static str,
-        /// What it asks for.
-        protocol: String,
+        name: String,
+        /// What it asks for, and what is allowed.
+        fault: String,
     },
     /// The endpoint or another of the exporter's variables cannot be used. They may hold secrets and are not shown.
     #[error(
-        "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT or https://HOST:PORT, and the other OTEL_EXPORTER_OTLP_… variables as OpenTelemetry has them; compression is not supported"
+        "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT or https://HOST:PORT, and the other \
+         OTEL_EXPORTER_OTLP_… variables as OpenTelemetry has them"
     )]
     Endpoint,
     /// Another log was set up before.

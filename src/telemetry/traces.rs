@@ -3,10 +3,13 @@
 //! Spans wait in a queue of bounded size and are sent by a thread of their own; with the collector away they are
 //! dropped.
 
-use std::{env, time::Duration};
+use std::{env, fs, time::Duration};
 
 use opentelemetry::{Key, KeyValue, trace::TracerProvider as _};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    Protocol, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+    tonic_types::transport::{Certificate, ClientTlsConfig},
+};
 use opentelemetry_sdk::{
     Resource,
     trace::{Config, Sampler, SdkTracerProvider},
@@ -30,34 +33,82 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 ///
 /// The variables ask for what is not there.
 pub(super) fn provider() -> Result<Option<SdkTracerProvider>, TelemetryError> {
-    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let endpoint = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT"));
     let disabled = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    if endpoint.is_none() || disabled || set("OTEL_TRACES_EXPORTER").is_some_and(|name| name == "none") {
+    let none = set("OTEL_TRACES_EXPORTER").is_some_and(|name| name == "none");
+    if set_for_traces("ENDPOINT").is_none() || disabled || none {
         return Ok(None);
     }
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-        match set(name) {
-            Some(protocol) if protocol != "grpc" => {
-                return Err(TelemetryError::Protocol { name, protocol });
-            }
-            _ => {}
-        }
+    check_sampler()?;
+    check_exporter()?;
+    let mut exporter = SpanExporter::builder().with_tonic().with_protocol(Protocol::Grpc);
+    if let Some((name, file)) = set_for_traces("CERTIFICATE") {
+        let fault = |fault: std::io::Error| wrong(&name, format!("{file:?}, which cannot be read: {fault}"));
+        let authority = Certificate::from_pem(fs::read(&file).map_err(fault)?);
+        exporter = exporter.with_tls_config(ClientTlsConfig::new().ca_certificate(authority));
     }
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_protocol(opentelemetry_otlp::Protocol::Grpc)
-        .build()
-        .map_err(|_| TelemetryError::Endpoint)?;
+    let exporter = exporter.build().map_err(|_| TelemetryError::Endpoint)?;
     // Reads the variables of the sampler. It decides where a trace comes in; what got in is taken.
     set_sampler(Config::default().sampler);
-    Ok(Some(
-        SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_sampler(Sampler::AlwaysOn)
-            .with_resource(resource())
-            .build(),
-    ))
+    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter);
+    Ok(Some(provider.with_sampler(Sampler::AlwaysOn).with_resource(resource()).build()))
+}
+
+/// The value of a variable; an empty one counts as none.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The exporter's variable of this name and its value: that for traces, else that for everything.
+fn set_for_traces(name: &str) -> Option<(String, String)> {
+    let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+    names.into_iter().find_map(|name| set(&name).map(|value| (name, value)))
+}
+
+/// OpenTelemetry would trace everything instead, before there is a log to say so in.
+fn check_sampler() -> Result<(), TelemetryError> {
+    let (name, argument) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
+    let Some(sampler) = set(name) else { return Ok(()) };
+    if !SAMPLERS.contains(&sampler.as_str()) {
+        return Err(wrong(name, format!("{sampler:?}, which is none of {}", SAMPLERS.join(", "))));
+    }
+    match set(argument) {
+        Some(ratio) if sampler.ends_with("ratio") && !is_ratio(&ratio) => {
+            Err(wrong(argument, format!("{ratio:?}; a ratio is from 0 to 1, such as 0.01")))
+        }
+        _ => Ok(()),
+    }
+}
+
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+fn is_ratio(text: &str) -> bool {
+    text.parse().is_ok_and(|ratio: f64| (0.0..=1.0).contains(&ratio))
+}
+
+/// What the exporter would pass over.
+fn check_exporter() -> Result<(), TelemetryError> {
+    for (name, allowed) in [("PROTOCOL", "grpc"), ("COMPRESSION", "none")] {
+        if let Some((name, value)) = set_for_traces(name)
+            && value != allowed
+        {
+            return Err(wrong(&name, format!("{value:?}; only {allowed:?} is spoken")));
+        }
+    }
+    match set_for_traces("CLIENT_CERTIFICATE").or_else(|| set_for_traces("CLIENT_KEY")) {
+        Some((name, _)) => Err(wrong(&name, "set; certificates of clients are not supported".to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn wrong(name: &str, fault: String) -> TelemetryError {
+    TelemetryError::Variable { name: name.to_owned(), fault }
 }
 
 /// What the variables say of this service; its name is known without them.

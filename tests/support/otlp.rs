@@ -1,9 +1,6 @@
 //! A collector of spans: a real OTLP receiver over gRPC.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -14,13 +11,16 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use tokio::task::JoinHandle;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
 
 use super::until;
 
 /// A collector; it ends with this.
 pub struct Collector {
-    addr: SocketAddr,
+    url: String,
     received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
     serving: JoinHandle<()>,
 }
@@ -41,23 +41,29 @@ impl TraceService for Receiver {
 impl Collector {
     /// Starts one on a free port.
     pub async fn start() -> Self {
+        Self::serve(Server::builder(), "http://127.0.0.1")
+    }
+
+    /// Starts one that speaks TLS, as localhost.
+    pub async fn start_with(identity: Identity) -> Self {
+        let tls = ServerTlsConfig::new().identity(identity);
+        Self::serve(Server::builder().tls_config(tls).unwrap(), "https://localhost")
+    }
+
+    fn serve(mut server: Server, host: &str) -> Self {
         let received = Arc::<Mutex<Vec<_>>>::default();
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let addr = incoming.local_addr().unwrap();
+        let port = incoming.local_addr().unwrap().port();
         let service = TraceServiceServer::new(Receiver(Arc::clone(&received)));
         let serving = tokio::spawn(async move {
-            let server = tonic::transport::Server::builder().add_service(service);
-            server.serve_with_incoming(incoming).await.unwrap();
+            server.add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        Self { addr, received, serving }
+        Self { url: format!("{host}:{port}"), received, serving }
     }
 
     /// The variables that make a service send its spans here, soon.
     pub fn variables(&self) -> [(&'static str, String); 2] {
-        [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.addr)),
-            ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
-        ]
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.clone()), ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned())]
     }
 
     /// All that was received.
