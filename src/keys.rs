@@ -76,14 +76,18 @@ impl KeysCommand {
     ///
     /// The ring cannot be read or changed; then it is as it was.
     pub fn run(self) -> Result<Report, KeysError> {
+        let is_default = self.key_ring.is_none() && self.data_dir == Path::new(config::DATA_DIR);
         let file = self.key_ring.unwrap_or_else(|| self.data_dir.join(config::KEY_RING));
-        let text = self.action.run(&file).map_err(|fault| KeysError { file, fault })?;
+        // What comes next is there to be pasted, and has to be about the same ring.
+        let which = if is_default { String::new() } else { format!(" --key-ring {}", for_a_shell(&file)) };
+        let text = self.action.run(&file, &which).map_err(|fault| KeysError { file, fault })?;
         Ok(Report { text, good: true })
     }
 }
 
 impl Action {
-    fn run(self, path: &Path) -> Result<String, RotationError> {
+    /// Does it to the ring at `path`, which `which` names in the commands that are shown.
+    fn run(self, path: &Path, which: &str) -> Result<String, RotationError> {
         let mut ring = match self {
             Self::Create => KeyRingFile::create(path)?,
             _ => KeyRingFile::open(path)?,
@@ -108,7 +112,7 @@ impl Action {
                 let id = id.as_str();
                 format!(
                     "key {id} was added to {file}; the primary key is still {before}\n\
-                     next: give the file to every replica, restart each, then: latchkey keys promote {id}\n"
+                     next: give the file to every replica, restart each, then: latchkey keys promote {id}{which}\n"
                 )
             }
             Self::Promote { id } if id == *ring.primary() => format!("key {before} is primary already\n"),
@@ -118,7 +122,7 @@ impl Action {
                 format!(
                     "key {id} is primary in {file}; each token moves to it when it is next looked up\n\
                      next: give the file to every replica and restart each; then {before} may go, \
-                     now or later: latchkey keys retire {before}\n"
+                     now or later: latchkey keys retire {before}{which}\n"
                 )
             }
             Self::Retire { id } => {
@@ -131,6 +135,13 @@ impl Action {
             }
         })
     }
+}
+
+/// A file's name as a shell takes it.
+fn for_a_shell(file: &Path) -> String {
+    let name = file.display().to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) }
 }
 
 fn key_id(text: &str) -> Result<KeyId, &'static str> {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use latchkey::config::Config;
 use serde_json::{Value, json};
@@ -156,8 +156,22 @@ fn nonsense_is_refused_by_name() {
         ("config.cache_entrys=5", "cache_entrys"),
         ("config.max_staleness=5", "max_staleness"),
         ("config.shutdown_grace=1h", "shutdown_grace"),
+        // Helm's functions read it as octal.
+        ("config.shutdown_grace=08s", "shutdown_grace"),
+        ("config.request_timeout=0s", "request_timeout"),
+        ("config.request_timeout=1m 30s", "request_timeout"),
+        ("config.revocation_poll=1h", "revocation_poll"),
+        ("config.revocation_poll=9ms", "revocation_poll"),
+        ("config.max_staleness=11m", "max_staleness"),
+        ("config.last_used_interval=999ms", "last_used_interval"),
+        ("config.nats_ack_wait=0s", "nats_ack_wait"),
+        ("config.database_timeout=10h", "database_timeout"),
+        ("config.database_timeout=61s", "database_timeout"),
+        ("config.database_timeout=null", "database_timeout"),
         ("config.grpc_addr=127.0.0.1:50051", "grpc_addr"),
-        ("config.http_addr=0.0.0.0:80", "http_addr"),
+        ("config.grpc_addr=0.0.0.0:99999", "config.grpc_addr has the port 99999"),
+        ("config.http_addr=0.0.0.0:80", "config.http_addr has the port 80"),
+        ("config.http_addr=0.0.0.0:50052", "config.grpc_addr and config.http_addr have the same port, 50052"),
         ("config.token_prefix=Pat", "token_prefix"),
         ("config.log_format=xml", "log_format"),
         ("config.insecure=maybe", "insecure"),
@@ -169,9 +183,17 @@ fn nonsense_is_refused_by_name() {
         ("nats.tls.cert.secret=", "nats.tls.cert and nats.tls.key belong together"),
         ("tracing.samplerRatio=2", "samplerRatio"),
         ("tracing.endpoint=collector", "endpoint"),
+        ("tracing.endpoint=https://collector/v1:4317", "tracing.endpoint goes to port 443"),
+        ("networkPolicy.otlpPort=4318", "networkPolicy.otlpPort lets the pods out to 4318"),
         ("autoscaling.maxReplicas=1", "autoscaling.maxReplicas is below autoscaling.minReplicas"),
         ("service.grpcPort=70000", "grpcPort"),
+        ("service.grpcPort=80", "service.grpcPort and service.httpPort are the same, 80"),
         ("service.type=LoadBalancer", "type"),
+        ("probes.liveness.successThreshold=2", "liveness/successThreshold"),
+        ("probes.startup.successThreshold=2", "startup/successThreshold"),
+        (r"podLabels.app\.kubernetes\.io/name=other", "app.kubernetes.io/name"),
+        (r"podLabels.helm\.sh/chart=other", "helm.sh/chart"),
+        (r"migration.podLabels.app\.kubernetes\.io/component=server", "app.kubernetes.io/component"),
         ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
         ("drainSeconds=-1", "drainSeconds"),
         ("networkPolicy.grpcFrom[0].anyone=true", "anyone"),
@@ -180,6 +202,39 @@ fn nonsense_is_refused_by_name() {
         let said = template(&[WITH_FULL, &["--set", value]].concat());
         assert!(!said.content, "{value} was taken");
         assert!(said.stderr.contains(named), "{value}: {}", said.stderr);
+    }
+}
+
+#[test]
+fn a_name_that_kubernetes_would_refuse_is_refused_first() {
+    for name in ["1st", "first.of.all"] {
+        let said = helm(&["template", name, CHART]);
+        assert!(!said.content, "{name} was taken");
+        assert!(said.stderr.contains("set fullnameOverride"), "{}", said.stderr);
+    }
+    helm(&["template", "1st", CHART, "--set", "fullnameOverride=first"]).good();
+}
+
+#[test]
+fn the_least_and_the_most_of_each_time_span_are_taken() {
+    let is_span = |text: &str| humantime::parse_duration(text).is_ok();
+    let command = settings();
+    let (mut least, mut most) = (Vec::new(), Vec::new());
+    for setting in command.get_arguments() {
+        if !setting.get_default_values().first().is_some_and(|default| is_span(default.to_str().unwrap())) {
+            continue;
+        }
+        let (id, help) = (setting.get_id(), setting.get_help().unwrap().to_string());
+        let words: Vec<&str> = help.split([' ', ',', '.']).collect();
+        let bounds =
+            words.windows(3).find(|words| is_span(words[0]) && words[1] == "to" && is_span(words[2]));
+        let bounds = bounds.unwrap_or_else(|| panic!("{id} does not say what is allowed: {help}"));
+        least.push(format!("config.{id}={}", bounds[0]));
+        most.push(format!("config.{id}={}", bounds[2]));
+    }
+    assert!(!least.is_empty());
+    for values in [least, most] {
+        template(&["--set", &values.join(",")]).good();
     }
 }
 
@@ -221,16 +276,83 @@ fn a_restart_is_never_asked_for_because_the_database_is_away() {
 }
 
 #[test]
-fn a_pod_has_time_for_the_drain_and_for_the_calls_under_way() {
-    for values in DEFAULT_AND_FULL {
+fn a_pod_has_time_for_the_drain_the_calls_under_way_and_the_database() {
+    let short = ["--set", "drainSeconds=1,config.shutdown_grace=0s,config.database_timeout=100ms"];
+    let long = ["--set", "drainSeconds=300,config.shutdown_grace=10m,config.database_timeout=1m"];
+    let odd = ["--set", "config.shutdown_grace=9s,config.database_timeout=1001ms"];
+    let all: [&[&str]; 5] = [&[], WITH_FULL, &short, &long, &odd];
+    for values in all {
         let objects = objects(values);
         let pod = &the("Deployment", &objects)["spec"]["template"]["spec"];
         let drain = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
         let variables = variables(&objects);
-        let grace = variables["LATCHKEY_SHUTDOWN_GRACE"]["value"].as_str().unwrap();
-        let grace = humantime::parse_duration(grace).unwrap().as_secs();
-        assert!(drain > 0);
-        assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > drain + grace);
+        let span =
+            |name: &str| humantime::parse_duration(variables[name]["value"].as_str().unwrap()).unwrap();
+        let seconds = Duration::from_secs;
+        let needed = seconds(drain) + span("LATCHKEY_SHUTDOWN_GRACE") + 3 * span("LATCHKEY_DATABASE_TIMEOUT");
+        let given = seconds(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+        // Each span is rounded up to whole seconds.
+        assert!(given >= needed + seconds(5) && given < needed + seconds(9), "{given:?} for {needed:?}");
+    }
+}
+
+#[test]
+fn how_many_replicas_there_are_is_said_by_the_autoscaler_or_by_the_chart_and_not_by_both() {
+    let without = objects(&["--set", "replicaCount=0"]);
+    assert_eq!(the("Deployment", &without)["spec"]["replicas"], 0);
+    assert!(!without.iter().any(|object| object["kind"] == "HorizontalPodAutoscaler"));
+
+    let with = objects(WITH_FULL);
+    let deployment = the("Deployment", &with);
+    assert!(deployment["spec"].get("replicas").is_none());
+    let target = &the("HorizontalPodAutoscaler", &with)["spec"]["scaleTargetRef"];
+    assert_eq!((&target["kind"], &target["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
+}
+
+#[test]
+fn what_is_for_the_serving_pods_selects_them_and_no_others() {
+    let selects = |selector: &Value, labels: &Value| {
+        let selector = selector.as_object().unwrap();
+        !selector.is_empty() && selector.iter().all(|(label, value)| &labels[label] == value)
+    };
+    for values in DEFAULT_AND_FULL {
+        let objects = objects(values);
+        let pod = |kind| &the(kind, &objects)["spec"]["template"];
+        let mut selectors = vec![
+            &the("Deployment", &objects)["spec"]["selector"]["matchLabels"],
+            &the("Service", &objects)["spec"]["selector"],
+            &the("PodDisruptionBudget", &objects)["spec"]["selector"]["matchLabels"],
+        ];
+        let spread = pod("Deployment")["spec"]["topologySpreadConstraints"].as_array().unwrap();
+        selectors.extend(spread.iter().map(|constraint| &constraint["labelSelector"]["matchLabels"]));
+        for selector in selectors {
+            assert!(selects(selector, &pod("Deployment")["metadata"]["labels"]), "{selector}");
+            assert!(!selects(selector, &pod("Job")["metadata"]["labels"]), "{selector}");
+        }
+        // Each has a policy of its own.
+        for kind in ["Deployment", "Job"] {
+            let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+            let labels = &pod(kind)["metadata"]["labels"];
+            let of_this =
+                policies.filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], labels));
+            assert_eq!(of_this.count(), 1, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn a_mesh_can_be_kept_out_of_the_migration_and_let_in_elsewhere() {
+    let objects = objects(WITH_FULL);
+    let job = &the("Job", &objects)["spec"]["template"]["metadata"];
+    assert_eq!(job["annotations"], json!({ "linkerd.io/inject": "disabled" }));
+    assert_eq!(job["labels"]["sidecar.istio.io/inject"], "false");
+    assert_eq!(job["labels"]["team"], "databases", "it outweighs podLabels");
+    let server = &the("Deployment", &objects)["spec"]["template"]["metadata"];
+    assert!(server["annotations"].get("linkerd.io/inject").is_none());
+    assert_eq!(server["labels"]["team"], "platform");
+    let further = &read_yaml("ci/full-values.yaml")["networkPolicy"]["extraEgress"][0];
+    for policy in objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
+        assert!(policy["spec"]["egress"].as_array().unwrap().contains(further), "{policy}");
     }
 }
 
@@ -288,9 +410,10 @@ fn the_chart_is_of_this_version() {
 #[test]
 fn the_values_of_the_guide_are_good() {
     let guide = include_str!("../docs/kubernetes.md");
-    let (_, values) = guide.split_once("```yaml\n").unwrap();
-    let (values, _) = values.split_once("```").unwrap();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, values).unwrap();
-    template(&["--values", file.path().to_str().unwrap()]).good();
+    for values in guide.split("```yaml\n").skip(1) {
+        let (values, _) = values.split_once("```").unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, values).unwrap();
+        template(&["--values", file.path().to_str().unwrap()]).good();
+    }
 }

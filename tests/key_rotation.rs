@@ -1,4 +1,8 @@
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rstest::rstest;
 
@@ -22,8 +26,20 @@ fn keys(ring: &Path, arguments: &[&str]) -> String {
 fn rotate(ring: &Path) -> String {
     let said = keys(ring, &["rotate"]);
     let id = said.strip_prefix("key ").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
-    assert!(said.ends_with(&format!("then: latchkey keys promote {id}\n")), "{said}");
+    let next = format!("then: latchkey keys promote {id} --key-ring {}\n", ring.display());
+    assert!(said.ends_with(&next), "{said}");
     id
+}
+
+/// Runs lines as a person pastes them, in this folder.
+fn paste(lines: &str, folder: &Path) -> String {
+    let ours = Path::new(env!("CARGO_BIN_EXE_latchkey")).parent().unwrap().to_owned();
+    let path = std::env::join_paths([ours, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap();
+    let mut shell = Command::new("sh");
+    let output =
+        shell.args(["-ec", lines]).current_dir(folder).env_clear().env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Two replicas with one ring, and the secrets that were issued.
@@ -123,7 +139,10 @@ fn each_command_says_what_it_did_and_never_a_key() {
     assert_eq!(String::from_utf8(listed.stdout).unwrap(), format!("{new}\nk1  primary\n"));
     let promoted = keys(&ring, &["promote", &new]);
     assert!(promoted.contains(&format!("key {new} is primary")), "{promoted}");
-    assert!(promoted.contains("latchkey keys retire k1"), "{promoted}");
+    assert!(
+        promoted.contains(&format!("latchkey keys retire k1 --key-ring {}\n", ring.display())),
+        "{promoted}"
+    );
     assert_eq!(keys(&ring, &["promote", &new]), format!("key {new} is primary already\n"));
     let both = std::fs::read_to_string(&ring).unwrap();
     let retired = keys(&ring, &["retire", "k1"]);
@@ -134,6 +153,32 @@ fn each_command_says_what_it_did_and_never_a_key() {
         assert_eq!(key.len(), 44);
         assert!(![&promoted, &retired].iter().any(|said| said.contains(key)));
     }
+}
+
+#[test]
+fn what_comes_next_can_be_pasted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    for which in ["", " --key-ring data/other.toml", r" --key-ring 'data/it'\''s a ring; really $(x).toml'"] {
+        paste(&format!("latchkey keys create{which}"), folder.path());
+        let mut said = paste(&format!("latchkey keys rotate{which}"), folder.path());
+        for word in ["promote", "retire"] {
+            let (_, next) = said.split_once(&format!(": latchkey keys {word} ")).unwrap();
+            assert_eq!(next.trim_end().split_once(' ').map_or("", |(_, rest)| rest), which.trim_start());
+            said = paste(&format!("latchkey keys {word} {next}"), folder.path());
+        }
+        assert_eq!(paste(&format!("latchkey keys list{which}"), folder.path()).lines().count(), 1);
+    }
+    // The folder may have been named, and the ring not.
+    let mut command = latchkey::command();
+    let rotated = command.args(["keys", "rotate", "--data-dir", "data"]).current_dir(folder.path());
+    let said = String::from_utf8(rotated.output().unwrap().stdout).unwrap();
+    assert!(!said.contains("--key-ring"), "{said}");
+    let data = folder.path().join("data");
+    let mut command = latchkey::command();
+    let rotated = command.args(["keys", "rotate"]).env("LATCHKEY_DATA_DIR", &data).output().unwrap();
+    let said = String::from_utf8(rotated.stdout).unwrap();
+    assert!(said.ends_with(&format!(" --key-ring {}\n", data.join("keyring.toml").display())), "{said}");
 }
 
 #[test]

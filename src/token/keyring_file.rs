@@ -85,11 +85,16 @@ fn fresh_key() -> io::Result<(KeyId, Zeroizing<Vec<u8>>)> {
 pub(super) fn create(path: &Path) -> io::Result<()> {
     let (primary, key) = fresh_key()?;
     let keys = Keys { primary: primary.clone(), keys: BTreeMap::from([(primary, key)]) };
+    create_by(path, |fresh| write_private(fresh, &keys)?.sync_all())
+}
+
+/// Makes the file by writing it under another name first.
+fn create_by(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let fresh = beside(path);
-    write_private(&fresh, &keys)?.sync_all()?;
-    let linked = fs::hard_link(&fresh, path);
-    fs::remove_file(&fresh)?;
-    linked?;
+    let made = write(&fresh).and_then(|()| fs::hard_link(&fresh, path));
+    // Also of what was written in part: there is a key in it. Where nothing was, the first fault is the one to tell of.
+    let removed = fs::remove_file(&fresh);
+    made.and(removed)?;
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
         _ => Ok(()),
@@ -354,6 +359,26 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_ring_that_cannot_be_made_leaves_no_key_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ring.toml");
+        let full = create_by(&path, |fresh| {
+            fs::write(fresh, A)?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        fs::write(&path, "another's").unwrap();
+        assert_eq!(create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"another's");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        let nowhere = create(&folder.path().join("none/ring.toml")).unwrap_err();
+        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -40,6 +40,23 @@ app.kubernetes.io/component: migration
 {{ regexFind "[0-9]+$" . }}
 {{- end }}
 
+{{- /* A time span in whole seconds, rounded up. The schema sees to it that it is one number, without a zero before it,
+which would be read as octal. */}}
+{{- define "latchkey.seconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int }}
+{{- if hasSuffix "ms" . }}{{ div (add $number 999) 1000 }}
+{{- else if hasSuffix "s" . }}{{ $number }}
+{{- else if hasSuffix "m" . }}{{ mul $number 60 }}
+{{- else }}{{ fail (printf "%s is no time span in ms, s or m" .) }}
+{{- end }}
+{{- end }}
+
+{{- /* The port of a URL. */}}
+{{- define "latchkey.endpointPort" -}}
+{{- $authority := regexReplaceAll "^https?://([^/?#]*).*$" . "${1}" }}
+{{- regexFind ":[0-9]+$" $authority | trimPrefix ":" | default (hasPrefix "https:" . | ternary "443" "80") }}
+{{- end }}
+
 {{- /* A schema cannot say "this name is needed" in words that help; nor that two parts belong together. */}}
 {{- define "latchkey.check" -}}
 {{- if not .Values.database.url.secret }}
@@ -50,6 +67,29 @@ app.kubernetes.io/component: migration
 {{- end }}
 {{- if and (not .Values.nats.url.secret) (or .Values.nats.credentials.secret .Values.nats.tls.ca.secret .Values.nats.tls.cert.secret) }}
 {{- fail "nats.url.secret is empty, but other parts of nats are set: without the URL there is no subscriber" }}
+{{- end }}
+{{- $name := include "latchkey.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "the Service would be called %s, which Kubernetes refuses: a letter comes first, and there are no dots; choose another name for the release, or set fullnameOverride" $name) }}
+{{- end }}
+{{- $grpc := include "latchkey.port" .Values.config.grpc_addr | int }}
+{{- $http := include "latchkey.port" .Values.config.http_addr | int }}
+{{- range $setting, $port := dict "grpc_addr" $grpc "http_addr" $http }}
+{{- if or (lt $port 1024) (gt $port 65535) }}
+{{- fail (printf "config.%s has the port %d: it must be from 1024, since the container is not root, to 65535" $setting $port) }}
+{{- end }}
+{{- end }}
+{{- if eq $grpc $http }}
+{{- fail (printf "config.grpc_addr and config.http_addr have the same port, %d: each needs its own" $grpc) }}
+{{- end }}
+{{- if eq (int .Values.service.grpcPort) (int .Values.service.httpPort) }}
+{{- fail (printf "service.grpcPort and service.httpPort are the same, %d: each needs its own" (int .Values.service.grpcPort)) }}
+{{- end }}
+{{- if and .Values.tracing.endpoint .Values.networkPolicy.enabled }}
+{{- $port := include "latchkey.endpointPort" .Values.tracing.endpoint | int }}
+{{- if ne $port (int .Values.networkPolicy.otlpPort) }}
+{{- fail (printf "tracing.endpoint goes to port %d, and networkPolicy.otlpPort lets the pods out to %d: make them the same. If the collector's pods listen on another port than their Service, let that one be reached by networkPolicy.extraEgress" $port (int .Values.networkPolicy.otlpPort)) }}
+{{- end }}
 {{- end }}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) }}
 {{- fail "autoscaling.maxReplicas is below autoscaling.minReplicas" }}
