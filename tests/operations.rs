@@ -107,6 +107,17 @@ impl Site {
         paste(&lines, self.folder.path(), &variables);
         self.url = url;
     }
+
+    /// Reads in the database that was restored from a backup since.
+    fn read_what_was_deleted(&self) {
+        let (heading, broken) = match self.database {
+            Sqlite => ("### SQLite: read what was deleted", ""),
+            Postgres => {
+                ("### PostgreSQL: read what was deleted", self.url.strip_suffix("_restored").unwrap())
+            }
+        };
+        paste(&block(heading), self.folder.path(), &[("BROKEN_DATABASE_URL", broken)]);
+    }
 }
 
 /// `latchkey serve` with a client.
@@ -199,6 +210,9 @@ async fn after_a_restore_what_was_revoked_since_is_revoked_again(
         }
         Replay::ConsumerRemoved => {
             identity.0.delete_consumer_from_stream("latchkey", "IDENTITY").await.unwrap();
+            // Nobody kept the logs.
+            std::fs::remove_file(site.folder.path().join("latchkey.log")).unwrap();
+            site.read_what_was_deleted();
             replica
         }
     };
