@@ -266,9 +266,7 @@ fn what_cannot_be_done_is_said_at_the_start() {
             "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT",
         ),
     ] {
-        let output = latchkey::command().current_dir(folder.path()).envs(variables).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains(said), "{stderr}");
+        let refused = latchkey::refuses_with(folder.path(), &["serve"], &variables);
+        assert!(refused.contains(said), "{refused}");
     }
 }

@@ -31,7 +31,13 @@ pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &str)
 
 /// Runs the binary in `folder` with arguments that it must refuse, and gives what it said.
 pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
+    refuses_with(folder, arguments, &[])
+}
+
+/// The same, with variables.
+pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = command();
+    command.envs(variables.iter().copied());
     command.current_dir(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let started = std::time::Instant::now();
@@ -43,7 +49,7 @@ pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
     }
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+    assert_eq!(output.status.code(), Some(2), "{arguments:?} {variables:?}: {said}");
     said
 }
 
