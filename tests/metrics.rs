@@ -28,8 +28,12 @@ pub async fn scrape(app: &App) -> String {
 
 /// The value of a series, given as it is written.
 pub fn value(text: &str, series: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series}: {text}")).parse().unwrap()
+    find(text, series).unwrap_or_else(|| panic!("no {series}: {text}"))
+}
+
+fn find(text: &str, series: &str) -> Option<f64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(value.parse().unwrap())
 }
 
 /// The names of the metrics.
@@ -136,7 +140,7 @@ async fn what_becomes_of_events_is_counted() {
     let settings = ["--nats-url", &nats.url(), "--nats-ack-wait", "1s"];
     let app = App::start_on(before.url.clone(), tempfile::tempdir().unwrap(), &settings).await;
     let shows = async |series: &str, expected: f64| {
-        until(series, || async { (value(&scrape(&app).await, series) == expected).then_some(()) }).await;
+        until(series, || async { (find(&scrape(&app).await, series) == Some(expected)).then_some(()) }).await;
     };
     shows("latchkey_subscriber_attached", 1.0).await;
     shows("latchkey_consumer_lag_messages", 1.0).await;
