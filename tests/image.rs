@@ -163,9 +163,13 @@ async fn it_finds_hosts_by_dns() {
     if !root.is_root {
         return;
     }
-    dns::serve("127.53.53.53:53".parse().unwrap());
+    // One for each run of the tests.
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let server = format!("127.53.{high}.{low}");
+    dns::serve(format!("{server}:53").parse().unwrap());
     fs::create_dir(root.path("etc")).unwrap();
-    let text = "nameserver 127.53.53.53\nsearch prod.svc.cluster.test svc.cluster.test\noptions ndots:5\n";
+    let text =
+        format!("nameserver {server}\nsearch prod.svc.cluster.test svc.cluster.test\noptions ndots:5\n");
     fs::write(root.path("etc/resolv.conf"), text).unwrap();
     serves_from(&root, "postgres.data", "nats.data").await;
 }

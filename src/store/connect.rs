@@ -9,13 +9,13 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     str::FromStr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sea_orm::{
     SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Connection as _, Postgres,
+        self, ConnectOptions as _, Connection as _, Pool, Postgres, Sqlite,
         pool::PoolOptions,
         postgres::{PgConnectOptions, PgConnection},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -109,8 +109,8 @@ async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> R
             .max_lifetime(None)
             .idle_timeout(None)
     };
-    let writes = pool(1).connect_with(options.clone()).await?;
-    let reads = pool(limits.connections).connect_with(options.clone()).await?;
+    let writes = connect_when_free(&pool(1), &options, limits.timeout).await?;
+    let reads = connect_when_free(&pool(limits.connections), &options, limits.timeout).await?;
     let log = pool(1).connect_lazy_with(options);
     Ok(Store {
         reads: SqlxSqliteConnector::from_sqlx_sqlite_pool(reads),
@@ -120,6 +120,30 @@ async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> R
         longest_write: Duration::ZERO,
         timeout: limits.timeout,
     })
+}
+
+/// The first that opens a new file makes it one with a write-ahead log, and SQLite does not wait for that: it tells others
+/// at once that the file is locked.
+async fn connect_when_free(
+    pool: &PoolOptions<Sqlite>,
+    options: &SqliteConnectOptions,
+    bound: Duration,
+) -> Result<Pool<Sqlite>, sqlx::Error> {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Err(fault) if is_busy(&fault) && began.elapsed() < bound => tokio::time::sleep(pause).await,
+            done => return done,
+        }
+        pause *= 2;
+    }
+}
+
+/// SQLITE_BUSY, whatever it is extended by.
+fn is_busy(fault: &sqlx::Error) -> bool {
+    let code = fault.as_database_error().and_then(|fault| fault.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
