@@ -161,9 +161,17 @@ async fn an_event_by_http_goes_on_with_its_senders_trace() {
     let event = br#"{"specversion": "1.0", "id": "e-1", "source": "/identity", "type": "identity.v1.UserDeleted", "data": {"userId": "bob"}}"#;
     let traceparent = traceparent(TRACE, true);
     let headers = [("content-type", "application/cloudevents+json"), ("traceparent", traceparent.as_str())];
+    // Names that callers make up are in no trace.
+    for (made_up, status) in [("POST /made/up", 404), ("MADEUP /events", 405)] {
+        let (told, ..) = http::send(process.http_addr, made_up, &headers, event).await;
+        assert_eq!(told, status);
+    }
     let (status, _, said) = http::send(process.http_addr, "POST /events", &headers, event).await;
     assert_eq!(status, 202, "{said}");
     let span = collector.span(TRACE, "POST /events").await;
+    let names: Vec<String> = collector.spans().into_iter().map(|span| span.name.to_lowercase()).collect();
+    assert!(names.contains(&"_other /events".to_owned()), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("made")), "{names:?}");
     is_child_of_the_caller(&span);
     assert_eq!(attribute(&span.attributes, "http.response.status_code").as_deref(), Some("202"));
     assert_eq!(collector.below(&span).last().map(String::as_str), Some("sea_orm.commit"));

@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::Method,
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -60,6 +61,9 @@ pub struct HttpLimits {
 /// The largest body taken, in bytes. The largest that a well-formed event needs is a tenth of it.
 const MAX_BODY: usize = 64 * 1024;
 
+/// What stands for a method that no route has: OpenTelemetry's word.
+const OTHER: &str = "_OTHER";
+
 /// Serves on `listener` until `stop`, then until the requests under way are done.
 pub async fn serve(listener: TcpListener, sources: Sources, limits: HttpLimits, stop: CancellationToken) {
     listener::serve(listener, router(Arc::new(sources), limits), stop).await;
@@ -96,20 +100,23 @@ async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Resp
         .unwrap_or_else(|_| Problem::unavailable("the request took longer than it may").into_response())
 }
 
-/// Makes the span of a request, if it is traced, by OpenTelemetry's conventions for HTTP.
-async fn trace(request: Request, next: Next) -> Response {
+/// Makes the span of a request, if it is traced, by OpenTelemetry's conventions for HTTP. Of a path that leads nowhere
+/// there is none: a caller could make up any number of names.
+async fn trace(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let Some(route) = route else { return next.run(request).await };
+    let method = if request.method() == Method::POST { "POST" } else { OTHER };
     let span = enter(&HttpHeaders(request.headers()), SpanKind::Server, || {
-        let (method, path) = (request.method().as_str(), request.uri().path());
+        let route = route.as_str();
         tracing::info_span!(
             target: ENTRY,
             "http",
-            otel.name = format!("{method} {path}"),
+            otel.name = format!("{method} {route}"),
             otel.kind = "server",
             otel.status_code = Empty,
             http.request.method = method,
-            http.route = path,
+            http.route = route,
             http.response.status_code = Empty,
-            url.path = path,
+            url.path = route,
             url.scheme = "http",
         )
     });
