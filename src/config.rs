@@ -36,7 +36,7 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = GRPC_ADDR)]
     pub grpc_addr: SocketAddr,
 
-    /// Address of the HTTP listener, which takes events.
+    /// Address of the HTTP listener, which takes events and shows metrics and health.
     #[arg(long, env = "LATCHKEY_HTTP_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub http_addr: SocketAddr,
 

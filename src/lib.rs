@@ -5,12 +5,12 @@
 //! | where | what |
 //! | --- | --- |
 //! | `main.rs` | the command line: `serve` (default), `migrate`, `token …`, `health`, `keys …` |
-//! | [`client`] | `latchkey token …`: the command line as a client of a running service |
 //! | [`health`] | `latchkey health`: asks a running service whether it serves |
 //! | [`keys`] | `latchkey keys …`: makes a key ring, and rotates its keys a step at a time |
+//! | [`client`] | `latchkey token …`: the command line as a client of a running service |
 //! | [`server`] | wires the parts, opens the listeners, shuts down in order |
-//! | [`config`] | every setting |
 //! | [`telemetry`] | the log, traces |
+//! | [`config`] | every setting |
 //! | **doors** | translate a protocol, hold no rules |
 //! | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
 //! | [`http`] | `POST /events`, metrics, liveness and readiness |

@@ -22,7 +22,7 @@ use sea_orm::{
     },
 };
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, error::is_sqlite_busy};
 
 /// Where the database is.
 #[derive(Clone)]
@@ -133,17 +133,13 @@ async fn connect_when_free(
     let mut pause = Duration::from_millis(5);
     loop {
         match pool.clone().connect_with(options.clone()).await {
-            Err(fault) if is_busy(&fault) && began.elapsed() < bound => tokio::time::sleep(pause).await,
+            Err(fault) if is_sqlite_busy(&fault) && began.elapsed() < bound => {
+                tokio::time::sleep(pause).await
+            }
             done => return done,
         }
         pause *= 2;
     }
-}
-
-/// SQLITE_BUSY, whatever it is extended by.
-fn is_busy(fault: &sqlx::Error) -> bool {
-    let code = fault.as_database_error().and_then(|fault| fault.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| code & 0xff == 5)
 }
 
 async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {

@@ -89,7 +89,20 @@ fn is_passing_postgres(code: &str) -> bool {
     code == "25006" || ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
+/// Whether another connection of SQLite's is in the way.
+pub(super) fn is_sqlite_busy(fault: &sqlx::Error) -> bool {
+    let code = fault.as_database_error().and_then(|fault| primary_sqlite(&fault.code()?));
+    code == Some(SQLITE_BUSY)
+}
+
+const SQLITE_BUSY: u32 = 5;
+
 /// Primary result codes of SQLite: busy, locked, read-only, I/O error, full, cannot open, protocol.
 fn is_passing_sqlite(code: &str) -> bool {
-    code.parse::<u32>().is_ok_and(|code| [5, 6, 8, 10, 13, 14, 15].contains(&(code & 0xff)))
+    primary_sqlite(code).is_some_and(|code| [SQLITE_BUSY, 6, 8, 10, 13, 14, 15].contains(&code))
+}
+
+/// The result code of SQLite without what it is extended by.
+fn primary_sqlite(code: &str) -> Option<u32> {
+    code.parse::<u32>().ok().map(|code| code & 0xff)
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, DbErr, EntityTrait as _,
     PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QueryResult, QuerySelect as _, Select, Statement,
-    TryGetableMany, UpdateMany, sea_query::Expr,
+    UpdateMany, sea_query::Expr,
 };
 use uuid::Uuid;
 
@@ -207,36 +207,23 @@ impl Write {
     }
 }
 
-/// What [`FIND`] found.
+/// What [`FIND`] found, in its order.
 fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
-    let (
-        user_id,
-        name,
-        secret_hash,
-        tag_key_id,
-        tag,
-        scopes,
-        created_at,
-        expires_at,
-        last_used_at,
-        revoked_at,
-        revoke_reason,
-    ) = TryGetableMany::try_get_many_by_index(row)?;
-    Ok(Model {
+    let row = Model {
         id,
-        user_id,
-        name,
-        secret_hash,
-        tag_key_id,
-        tag,
-        scopes,
-        created_at,
-        expires_at,
-        last_used_at,
-        revoked_at,
-        revoke_reason,
-    }
-    .into())
+        user_id: row.try_get_by_index(0)?,
+        name: row.try_get_by_index(1)?,
+        secret_hash: row.try_get_by_index(2)?,
+        tag_key_id: row.try_get_by_index(3)?,
+        tag: row.try_get_by_index(4)?,
+        scopes: row.try_get_by_index(5)?,
+        created_at: row.try_get_by_index(6)?,
+        expires_at: row.try_get_by_index(7)?,
+        last_used_at: row.try_get_by_index(8)?,
+        revoked_at: row.try_get_by_index(9)?,
+        revoke_reason: row.try_get_by_index(10)?,
+    };
+    Ok(row.into())
 }
 
 /// Revokes the user's tokens that are not revoked yet.
