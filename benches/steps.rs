@@ -92,12 +92,12 @@ impl Memory {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite://{}", folder.path().join("bench.db").display()).parse().unwrap();
             let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
-            let store = Store::connect(&url, limits).await.unwrap();
-            store.migrate().await.unwrap();
+            let store = Store::open(&url, limits).await.unwrap();
+            store.prepare().await.unwrap();
             let registry = TokenRegistry::new(store.clone(), prover(), prefix(), 50, LIMITS);
             let authenticator = Authenticator::new(store.clone(), Arc::new(prover()), LIMITS);
-            registry.revocation_tail().look().await.unwrap();
-            authenticator.revocation_tail().look().await.unwrap();
+            registry.revocation_tail().poll_once().await.unwrap();
+            authenticator.revocation_tail().poll_once().await.unwrap();
             let wanted = Wanted {
                 user_id: "alice".parse().unwrap(),
                 name: TokenName::parse("one").unwrap(),

@@ -130,8 +130,10 @@ fn greet(grpc: SocketAddr, http: SocketAddr) {
 
 async fn migrate(config: DatabaseConfig) -> Result<ExitCode, AnyError> {
     Telemetry::init(&config.log, config.log_format, false)?;
-    let store = Store::connect(&config.url()?, config.pool_limits()).await.map_err(StartError::Store)?;
-    store.migrate().await.map_err(StartError::Store)?;
+    let url = config.url()?;
+    let fault = |fault| StartError::Store { location: url.to_string(), fault };
+    let store = Store::open(&url, config.pool_limits()).await.map_err(fault)?;
+    store.prepare().await.map_err(fault)?;
     store.close().await?;
     tracing::info!("the database is up to date");
     Ok(ExitCode::SUCCESS)

@@ -10,9 +10,9 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::{
-    store::{Event, EventKind, Life, NewToken, Store, StoreError},
+    store::{Event, EventKind, Eviction, Life, NewToken, Store, StoreError},
     token::{
-        self, Expiry, HashError, Prefix, Prover, RevokeReason, Scopes, Secret, Token, TokenName, UserId,
+        self, Expiry, HashError, Prefix, Prover, Scopes, Secret, SecretHash, Tag, Token, TokenName, UserId,
     },
     validation::{
         Authenticated, Authenticator, CacheStatistics, LastUsed, RevocationTail, Unknowable, ValidationLimits,
@@ -24,7 +24,7 @@ use crate::{
 pub struct TokenRegistry {
     store: Store,
     prover: Arc<Prover>,
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     prefix: Prefix,
     max_live_tokens: u64,
     last_used: LastUsed,
@@ -101,6 +101,14 @@ pub enum RegistryError {
         /// How many are allowed.
         limit: u64,
     },
+    /// The user keeps as many expired tokens as are allowed.
+    #[error(
+        "the user has {limit} tokens, expired ones included, as many as are allowed; delete some that expired"
+    )]
+    TooManyExpired {
+        /// How many are allowed, live and expired ones together.
+        limit: u64,
+    },
     /// The account was deleted, for good.
     #[error("the user's account was deleted")]
     UserDeleted,
@@ -141,7 +149,7 @@ impl TokenRegistry {
         limits: ValidationLimits,
     ) -> Self {
         let prover = Arc::new(prover);
-        let authenticator = Authenticator::new(store.clone(), Arc::clone(&prover), limits);
+        let authenticator = Arc::new(Authenticator::new(store.clone(), Arc::clone(&prover), limits));
         Self {
             store,
             prover,
@@ -186,33 +194,18 @@ impl TokenRegistry {
     pub async fn issue(&self, wanted: Wanted) -> Result<Issued, RegistryError> {
         let secret = Secret::generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
-        let (hash, tag) = self.prover.make(&secret).await?;
-
-        let write = self.store.begin().await?;
-        let user = &wanted.user_id;
-        if write.lock_user(user).await?.is_some() {
-            return Err(RegistryError::UserDeleted);
-        }
-        let now = token::now();
-        if write.is_name_taken(user, &wanted.name).await? {
-            return Err(RegistryError::NameTaken);
-        }
-        if write.count_live_tokens(user, now).await? >= self.max_live_tokens {
-            return Err(RegistryError::TooManyTokens { limit: self.max_live_tokens });
-        }
+        let proofs = self.prover.make(&secret).await?;
         let token = Token {
             id: secret.id(),
             user_id: wanted.user_id,
             name: wanted.name,
             scopes: wanted.scopes,
-            created_at: now,
+            created_at: token::now(),
             expires_at: wanted.expiry.map(Expiry::at),
             last_used_at: None,
         };
-        write.insert_token(NewToken { token: &token, hash, tag }).await?;
-        write.record(by_user(EventKind::TokenIssued, &token.user_id, token.id, now)).await?;
-        write.commit().await?;
-        tracing::info!(user_id = token.user_id.as_str(), token_id = %token.id, "token issued");
+        let insert = insert(self.store.clone(), token, proofs, self.max_live_tokens);
+        let token = self.store.run_to_completion(insert).await?;
         Ok(Issued { secret: secret.reveal(&self.prefix), token })
     }
 
@@ -236,16 +229,28 @@ impl TokenRegistry {
     ///
     /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
     pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
-        let now = token::now();
-        let write = self.store.begin().await?;
-        if !write.revoke_token(user, id, now).await? {
-            return Err(RegistryError::NotFound);
-        }
-        write.record(by_user(EventKind::TokenRevoked, user, id, now)).await?;
-        write.commit().await?;
-        self.authenticator.forget([id]);
-        tracing::info!(user_id = user.as_str(), token_id = %id, "token revoked");
-        Ok(())
+        let (store, authenticator, user) =
+            (self.store.clone(), Arc::clone(&self.authenticator), user.clone());
+        let revoke = async move {
+            let now = token::now();
+            let transaction = store.begin().await?;
+            if !transaction.revoke_token(&user, id, now).await? {
+                return Err(RegistryError::NotFound);
+            }
+            transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
+            let committed = transaction.commit().await;
+            // Also when it is not known whether it was committed.
+            authenticator.evict(&Eviction::Token(id));
+            let (user_id, token_id) = (user.as_str(), id);
+            match committed {
+                Ok(()) => tracing::info!(user_id, %token_id, "token revoked"),
+                Err(ref fault) => {
+                    tracing::warn!(user_id, %token_id, %fault, "not known whether the token is revoked");
+                }
+            }
+            Ok(committed?)
+        };
+        self.store.run_to_completion(revoke).await
     }
 
     /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
@@ -261,22 +266,33 @@ impl TokenRegistry {
         actor: &str,
         event_id: &str,
     ) -> Result<(), RegistryError> {
-        let write = self.store.begin().await?;
-        if write.lock_user(user).await?.is_some() {
-            return Ok(());
-        }
-        let now = token::now();
-        write.mark_user_deleted(user, deleted_at.map_or(now, |at| now.min(at))).await?;
-        let revoked = write.revoke_tokens_of_user(user, now).await?;
-        let kind = EventKind::UserDeleted;
-        let event = Event { at: now, kind, token_id: None, user_id: user, actor, reason: Some(event_id) };
-        write.record(event).await?;
-        write.record_revoked_of_user(event).await?;
-        write.commit().await?;
-        let count = revoked.len();
-        self.authenticator.forget(revoked);
-        tracing::info!(user_id = user.as_str(), revoked = count, actor, event_id, "user deleted");
-        Ok(())
+        let (store, authenticator) = (self.store.clone(), Arc::clone(&self.authenticator));
+        let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
+        let delete = async move {
+            let transaction = store.begin().await?;
+            if transaction.lock_account(&user).await?.is_some() {
+                return Ok(());
+            }
+            let now = token::now();
+            transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;
+            let kind = EventKind::UserDeleted;
+            let (actor, event_id) = (actor.as_str(), event_id.as_str());
+            let event =
+                Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
+            transaction.record(event).await?;
+            let committed = transaction.commit().await;
+            // Also when it is not known whether it was committed.
+            authenticator.evict(&Eviction::Account(user.clone()));
+            let user_id = user.as_str();
+            match committed {
+                Ok(()) => tracing::info!(user_id, actor, event_id, "user deleted"),
+                Err(ref fault) => {
+                    tracing::warn!(user_id, event_id, %fault, "not known whether the user is deleted");
+                }
+            }
+            Ok(committed?)
+        };
+        self.store.run_to_completion(delete).await
     }
 
     /// Tells whether `secret` is good for the scopes `required`, now.
@@ -324,6 +340,46 @@ impl TokenRegistry {
     }
 }
 
+/// How many expired tokens a user may keep beside the live ones, so that what CreateToken counts has a bound.
+const MAX_EXPIRED_TOKENS: u64 = 1_000;
+
+/// Stores a token, if the rules allow it.
+async fn insert(
+    store: Store,
+    mut token: Token,
+    (hash, tag): (SecretHash, Option<Tag>),
+    max_live: u64,
+) -> Result<Token, RegistryError> {
+    let transaction = store.begin().await?;
+    if transaction.lock_account(&token.user_id).await?.is_some() {
+        return Err(RegistryError::UserDeleted);
+    }
+    token.created_at = token::now();
+    if transaction.is_name_taken(&token.user_id, &token.name).await? {
+        return Err(RegistryError::NameTaken);
+    }
+    let max_kept = max_live + MAX_EXPIRED_TOKENS;
+    let counts = transaction.count_tokens(&token.user_id, token.created_at, max_kept).await?;
+    if counts.live >= max_live {
+        return Err(RegistryError::TooManyTokens { limit: max_live });
+    }
+    if counts.kept >= max_kept {
+        return Err(RegistryError::TooManyExpired { limit: max_kept });
+    }
+    transaction.insert_token(NewToken { token: &token, hash, tag }).await?;
+    let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, token.created_at);
+    transaction.record(event).await?;
+    let (user_id, token_id) = (token.user_id.as_str(), token.id);
+    match transaction.commit().await {
+        Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
+        Err(fault) => {
+            tracing::warn!(user_id, %token_id, %fault, "not known whether the token is issued");
+            return Err(fault.into());
+        }
+    }
+    Ok(token)
+}
+
 /// Where validations with this outcome are counted.
 fn place(reason: Option<Reason>) -> usize {
     reason.map_or(0, |reason| 1 + reason as usize)
@@ -332,8 +388,8 @@ fn place(reason: Option<Reason>) -> usize {
 /// Whether a token whose secret was proven is good at `now`.
 fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
     match found.life {
-        Life::Revoked(RevokeReason::Deleted) => Err(Reason::Revoked),
-        Life::Revoked(RevokeReason::UserDeleted) => Err(Reason::UserDeleted),
+        Life::Revoked => Err(Reason::Revoked),
+        Life::AccountDeleted => Err(Reason::UserDeleted),
         Life::Live if found.token.is_expired(now) => Err(Reason::Expired),
         Life::Live if !found.token.scopes.contains_all(required) => Err(Reason::MissingScope),
         Life::Live => Ok(()),

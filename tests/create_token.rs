@@ -208,7 +208,6 @@ async fn what_was_done_is_in_the_log_of_events(#[values(Sqlite, Postgres)] datab
             event("token_revoked", "alice", None),
             event("token_issued", "alice", None),
             event("user_deleted", "/identity", Some("event-1")),
-            event("token_revoked", "/identity", Some("event-1")),
         ]
     );
 }

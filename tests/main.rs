@@ -26,6 +26,8 @@ mod events_by_nats;
 mod events_under_faults;
 /// The first start makes everything; the second finds it again.
 mod first_start;
+/// What was acknowledged is committed, whatever the disk did before.
+mod full_disk;
 /// `latchkey health`: 0 for a service that serves, 1 for any other.
 mod health_command;
 /// A token proven once is answered from memory: no database, no argon2.

@@ -37,8 +37,8 @@ impl Database {
 
     async fn migrated(url: String, folder: TempDir) -> Self {
         let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(30) };
-        let store = Store::connect(&url.parse().unwrap(), limits).await.unwrap();
-        store.migrate().await.unwrap();
+        let store = Store::open(&url.parse().unwrap(), limits).await.unwrap();
+        store.prepare().await.unwrap();
         store.close().await.unwrap();
         let database = Self { url, folder, secrets: Arc::default(), users: 0 };
         KeyRing::open_or_create(&database.key_ring()).unwrap();

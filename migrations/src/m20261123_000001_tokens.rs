@@ -4,6 +4,7 @@ use sea_orm_migration::{
     prelude::*,
     schema::{big_integer, string, text, text_null, timestamp_with_time_zone, uuid, uuid_null},
     schema::{binary_null, timestamp_with_time_zone_null},
+    sea_orm::DbBackend,
 };
 
 #[derive(DeriveMigrationName)]
@@ -43,6 +44,7 @@ enum TokenEvents {
     UserId,
     Actor,
     Reason,
+    Xid,
 }
 
 #[async_trait::async_trait]
@@ -52,7 +54,13 @@ impl MigrationTrait for Migration {
         manager.create_table(tokens()).await?;
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
-        manager.create_table(token_events()).await
+        manager.create_table(token_events()).await?;
+        if manager.get_database_backend() == DbBackend::Postgres {
+            let transactions = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
+            manager.alter_table(transactions).await?;
+            manager.create_index(token_events_xid()).await?;
+        }
+        Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -112,7 +120,7 @@ fn tokens_page() -> IndexCreateStatement {
         .to_owned()
 }
 
-/// `id` grows in the order in which it is handed out, on both databases; replicas tail the table by it.
+/// On SQLite, where there is one writer, `id` grows in the order in which events become visible; replicas read by it.
 fn token_events() -> TableCreateStatement {
     Table::create()
         .table(TokenEvents::Table)
@@ -124,4 +132,16 @@ fn token_events() -> TableCreateStatement {
         .col(text(TokenEvents::Actor))
         .col(text_null(TokenEvents::Reason))
         .to_owned()
+}
+
+/// The transaction that wrote the event. On PostgreSQL ids are assigned before the commit; replicas read by the
+/// transactions that their last read did not show.
+fn xid() -> ColumnDef {
+    let mut column = ColumnDef::new_with_type(TokenEvents::Xid, ColumnType::custom("xid8"));
+    column.not_null().default(Expr::cust("pg_current_xact_id()"));
+    column
+}
+
+fn token_events_xid() -> IndexCreateStatement {
+    Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
 }

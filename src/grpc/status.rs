@@ -52,13 +52,19 @@ impl From<RegistryError> for Status {
             RegistryError::NameTaken => with_reason(Code::AlreadyExists, message, "NAME_TAKEN"),
             RegistryError::UserDeleted => with_reason(Code::FailedPrecondition, message, "USER_DELETED"),
             RegistryError::NotFound => with_reason(Code::NotFound, message, "TOKEN_NOT_FOUND"),
-            RegistryError::TooManyTokens { .. } => {
+            RegistryError::TooManyTokens { .. } | RegistryError::TooManyExpired { .. } => {
                 let details = ErrorDetails::with_quota_failure_violation("live tokens of a user", &message);
                 Status::with_error_details(Code::ResourceExhausted, message, details)
             }
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
+            RegistryError::Store(StoreError::Text) => Status::invalid_argument(message),
             RegistryError::Store(
-                StoreError::Unavailable(_) | StoreError::Timeout | StoreError::File(_) | StoreError::Behind,
+                StoreError::Unavailable(_)
+                | StoreError::Away
+                | StoreError::Timeout
+                | StoreError::Interrupted
+                | StoreError::File(_)
+                | StoreError::SchemaOutdated,
             ) => {
                 tracing::warn!(fault = message, "a call failed");
                 let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
@@ -70,7 +76,9 @@ impl From<RegistryError> for Status {
             }
             RegistryError::Hash(_)
             | RegistryError::Randomness
-            | RegistryError::Store(StoreError::Duplicate | StoreError::Refused(_)) => {
+            | RegistryError::Store(
+                StoreError::Duplicate | StoreError::Encoding(_) | StoreError::Refused(_),
+            ) => {
                 tracing::error!(fault = message, "a call failed");
                 Status::internal("the service failed; its log says why")
             }

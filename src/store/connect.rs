@@ -4,25 +4,29 @@
 //! a trace span.
 
 use std::{
+    fmt,
     fs::{DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     str::FromStr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sea_orm::{
     SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Connection as _, Pool, Postgres, Sqlite,
+        self, ConnectOptions as _, Pool, Sqlite,
         pool::PoolOptions,
-        postgres::{PgConnectOptions, PgConnection},
+        postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
 
-use super::{Store, StoreError, error::is_sqlite_busy};
+use tokio::sync::Semaphore;
+
+use super::{Store, StoreError, error::is_sqlite_busy, pool, reachability::Reachability};
 
 /// Where the database is.
 #[derive(Clone)]
@@ -56,6 +60,27 @@ impl FromStr for DatabaseUrl {
     }
 }
 
+/// As people may see it: the file, or host, port and name of the database.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(options) => write!(f, "{}", options.get_filename().display()),
+            Self::Postgres(options) => {
+                // PostgreSQL's own default is the database named as the user.
+                let database = options.get_database().unwrap_or(options.get_username());
+                write!(f, "{}:{}/{database}", options.get_host(), options.get_port())
+            }
+        }
+    }
+}
+
+/// As [`fmt::Display`]: the options hold the password.
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// How much of the database is used at once, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
@@ -65,34 +90,36 @@ pub struct PoolLimits {
     pub timeout: Duration,
 }
 
-/// A connection that lay idle for longer is asked for a sign of life before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+impl PoolLimits {
+    /// The same for a single connection.
+    fn single(self) -> Self {
+        Self { connections: 1, ..self }
+    }
+}
 
-/// How long the connection that reads the log of events is waited for, and its sign of life after each use. They are
-/// short, so that a replica that was cut off is back within a second after the database is.
+/// How long the main pool waits for the answer to a ping: one connection that hangs must not cost a call all its time.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the connection that reads the revocation log is waited for, and its ping. They are short, so that a replica
+/// that was cut off is back within a second after the database is.
 const LOG_TIMEOUT: Duration = Duration::from_millis(400);
-const LOG_SIGN_OF_LIFE: Duration = Duration::from_millis(100);
-
-/// How many statements, and waits for the next statement, each bounded by the timeout, may pass in a transaction from
-/// the first event it writes to the end of its commit: three statements, two waits (see `TokenRegistry::revoke_user`);
-/// and one to spare.
-const STEPS_AFTER_FIRST_EVENT: u32 = 6;
+const LOG_PING_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Store {
-    /// Opens the database at `url`. Its schema may still be old: see [`Store::migrate`].
+    /// Opens the database at `url`; SQLite's file is made when it is missing. PostgreSQL is not contacted yet: see
+    /// [`Store::prepare`].
     ///
     /// # Errors
     ///
-    /// It cannot be reached, or its file cannot be made.
-    pub async fn connect(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
+    /// SQLite's file cannot be made or opened.
+    pub async fn open(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
         match url {
-            DatabaseUrl::Sqlite(options) => connect_sqlite(options, limits).await,
-            DatabaseUrl::Postgres(options) => connect_postgres(options, limits).await,
+            DatabaseUrl::Sqlite(options) => open_sqlite(options, limits).await,
+            DatabaseUrl::Postgres(options) => Ok(open_postgres(options, limits)),
         }
     }
 }
 
-async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
+async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
     create_private(options.get_filename()).map_err(StoreError::file)?;
     let options = options
         .clone()
@@ -101,23 +128,18 @@ async fn connect_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> R
         .foreign_keys(true)
         .busy_timeout(limits.timeout)
         .disable_statement_logging();
-    let pool = |connections| {
-        PoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(limits.timeout)
-            .test_before_acquire(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
-    };
-    let writes = connect_when_free(&pool(1), &options, limits.timeout).await?;
-    let reads = connect_when_free(&pool(limits.connections), &options, limits.timeout).await?;
-    let log = pool(1).connect_lazy_with(options);
+    let single = pool::sqlite(limits.single());
+    let writes = connect_when_free(&single, &options, limits.timeout).await?;
+    let reads = connect_when_free(&pool::sqlite(limits), &options, limits.timeout).await?;
+    let connection = |pool| SqlxSqliteConnector::from_sqlx_sqlite_pool(pool);
     Ok(Store {
-        reads: SqlxSqliteConnector::from_sqlx_sqlite_pool(reads),
-        writes: SqlxSqliteConnector::from_sqlx_sqlite_pool(writes),
-        log: SqlxSqliteConnector::from_sqlx_sqlite_pool(log),
-        // One writer at a time: ids become visible in their order.
-        longest_write: Duration::ZERO,
+        reads: connection(reads),
+        writes: connection(writes),
+        log: connection(single.clone().connect_lazy_with(options.clone())),
+        health: connection(single.connect_lazy_with(options.clone())),
+        url: DatabaseUrl::Sqlite(Box::new(options)),
+        reachability: Arc::new(Reachability::new()),
+        writers: Arc::new(Semaphore::new(1)),
         timeout: limits.timeout,
     })
 }
@@ -142,64 +164,30 @@ async fn connect_when_free(
     }
 }
 
-async fn connect_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Result<Store, StoreError> {
+fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     let bound = limits.timeout.as_millis().to_string();
     let options = options
         .clone()
         .application_name("latchkey")
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
-    let reads = match postgres_pool(limits, limits.timeout).connect_with(options.clone()).await {
-        Ok(reads) => reads,
-        Err(fault) => return Err(cause(fault, &options, limits.timeout).await.into()),
+    let reachability = Arc::new(Reachability::new());
+    let open = |limits, ping| {
+        let pool = pool::postgres(limits, ping, Arc::clone(&reachability));
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options.clone()))
     };
-    let reads = SqlxPostgresConnector::from_sqlx_postgres_pool(reads);
+    let main = open(limits, PING_TIMEOUT);
     let log = PoolLimits { connections: 1, timeout: LOG_TIMEOUT.min(limits.timeout) };
-    let log = postgres_pool(log, LOG_SIGN_OF_LIFE).connect_lazy_with(options);
-    Ok(Store {
-        writes: reads.clone(),
-        reads,
-        log: SqlxPostgresConnector::from_sqlx_postgres_pool(log),
-        longest_write: limits.timeout * STEPS_AFTER_FIRST_EVENT,
+    Store {
+        writes: main.clone(),
+        reads: main,
+        log: open(log, LOG_PING_TIMEOUT),
+        health: open(limits.single(), PING_TIMEOUT),
+        url: DatabaseUrl::Postgres(Box::new(options)),
+        reachability,
+        writers: Arc::new(Semaphore::new(limits.connections as usize)),
         timeout: limits.timeout,
-    })
-}
-
-/// Why there is no first connection: a pool that tried again and again tells only that it gave up.
-async fn cause(fault: sqlx::Error, options: &PgConnectOptions, bound: Duration) -> sqlx::Error {
-    if !matches!(fault, sqlx::Error::PoolTimedOut) {
-        return fault;
     }
-    match tokio::time::timeout(bound, options.connect()).await {
-        Ok(Err(cause)) => cause,
-        _ => fault,
-    }
-}
-
-fn postgres_pool(limits: PoolLimits, sign_of_life_within: Duration) -> PoolOptions<Postgres> {
-    PoolOptions::new()
-        .max_connections(limits.connections)
-        .acquire_timeout(limits.timeout)
-        .test_before_acquire(false)
-        .before_acquire(move |connection: &mut PgConnection, idle| {
-            Box::pin(async move {
-                if idle.idle_for > TRUSTED_IDLE {
-                    sign_of_life(connection, sign_of_life_within).await?;
-                }
-                Ok(true)
-            })
-        })
-        // sqlx asks too, but without a bound: a connection that hangs would keep its place in the pool for ever.
-        .after_release(move |connection: &mut PgConnection, _| {
-            Box::pin(async move {
-                sign_of_life(connection, sign_of_life_within).await?;
-                Ok(true)
-            })
-        })
-}
-
-async fn sign_of_life(connection: &mut PgConnection, bound: Duration) -> Result<(), sqlx::Error> {
-    tokio::time::timeout(bound, connection.ping()).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 /// Makes the file, and the folder it lies in, for its owner alone. SQLite gives its log files the same permissions.

@@ -10,14 +10,26 @@ pub enum StoreError {
     /// Out of reach, overloaded or going down: a later try may succeed.
     #[error("the database is out of reach: {0}")]
     Unavailable(DbErr),
+    /// The last health check found it out of reach, so it was not asked: a later try may succeed.
+    #[error("the database is out of reach since the last health check")]
+    Away,
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,
+    /// The task that ran the transaction ended early; it is not known whether the transaction was committed.
+    #[error("the transaction was interrupted")]
+    Interrupted,
     /// Its schema is that of an older version.
     #[error(
         "the database lacks migrations: run `latchkey migrate`, or start the service again, which does it too"
     )]
-    Behind,
+    SchemaOutdated,
+    /// It cannot hold every text.
+    #[error("the database's encoding is {0}; create it with ENCODING 'UTF8'")]
+    Encoding(String),
+    /// A text holds a character that the database cannot store.
+    #[error("a text has a character that the database cannot store")]
+    Text,
     /// A row with the same key exists.
     #[error("the row exists already")]
     Duplicate,
@@ -30,6 +42,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a later try may succeed because the database, or the way to it, is what failed.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Away | Self::Timeout)
+    }
+
     pub(super) fn file(fault: io::Error) -> Self {
         Self::File(Arc::new(fault))
     }
@@ -47,14 +64,21 @@ impl From<DbErr> for StoreError {
         if matches!(fault.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
             return Self::Duplicate;
         }
-        let passing = match &fault {
-            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-            DbErr::Exec(RuntimeErr::SqlxError(fault)) | DbErr::Query(RuntimeErr::SqlxError(fault)) => {
-                is_passing(fault)
-            }
-            _ => false,
+        let (DbErr::Conn(RuntimeErr::SqlxError(cause))
+        | DbErr::Exec(RuntimeErr::SqlxError(cause))
+        | DbErr::Query(RuntimeErr::SqlxError(cause))) = &fault
+        else {
+            // sea-orm tells a connection that could not be had by this alone.
+            let passing = matches!(fault, DbErr::ConnectionAcquire(_) | DbErr::Conn(_));
+            return if passing { Self::Unavailable(fault) } else { Self::Refused(fault) };
         };
-        if passing { Self::Unavailable(fault) } else { Self::Refused(fault) }
+        if is_passing(cause) {
+            Self::Unavailable(fault)
+        } else if is_unstorable_text(cause) {
+            Self::Text
+        } else {
+            Self::Refused(fault)
+        }
     }
 }
 
@@ -64,6 +88,12 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// SQLSTATE character_not_in_repertoire and untranslatable_character.
+fn is_unstorable_text(fault: &sqlx::Error) -> bool {
+    let code = fault.as_database_error().and_then(|fault| fault.code());
+    matches!(code.as_deref(), Some("22021" | "22P05"))
+}
+
 fn is_passing(fault: &sqlx::Error) -> bool {
     match fault {
         sqlx::Error::Io(_)
@@ -71,6 +101,8 @@ fn is_passing(fault: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
+        | sqlx::Error::BeginFailed
+        | sqlx::Error::InvalidSavePointStatement
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
             if fault.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
@@ -83,10 +115,10 @@ fn is_passing(fault: &sqlx::Error) -> bool {
     }
 }
 
-/// Classes of SQLSTATE (PostgreSQL manual, appendix A): read-only transaction, rollback, resources, lock, operator,
-/// system.
+/// Classes of SQLSTATE (PostgreSQL manual, appendix A): connection, transaction state (read-only, aborted, ended for
+/// being idle), rollback, resources, lock, operator, system.
 fn is_passing_postgres(code: &str) -> bool {
-    code == "25006" || ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+    ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
 /// Whether another connection of SQLite's is in the way.

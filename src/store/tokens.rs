@@ -2,17 +2,21 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, DbErr, EntityTrait as _,
-    PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QueryResult, QuerySelect as _, Select, Statement,
-    UpdateMany, sea_query::Expr,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
+    QueryOrder as _, QueryResult, QuerySelect as _, QueryTrait as _, Select, Statement,
+    sea_query::{Expr, SimpleExpr},
 };
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError, Write,
-    entity::tokens::{ActiveModel, Column, Entity, Model},
+    Store, StoreError, WriteTransaction,
+    entity::{
+        tokens::{ActiveModel, Column, Entity, Model},
+        users,
+    },
 };
-use crate::token::{KeyId, RevokeReason, Scopes, SecretHash, Tag, Token, TokenName, UserId};
+use crate::token::{KeyId, Scopes, SecretHash, Tag, Token, TokenName, UserId};
 
 /// A token as it is at rest.
 #[derive(Clone, Debug)]
@@ -23,17 +27,28 @@ pub struct StoredToken {
     pub hash: SecretHash,
     /// The fast proof of its secret.
     pub tag: Option<Tag>,
-    /// Whether it was revoked.
+    /// Whether it was taken away.
     pub life: Life,
 }
 
-/// Whether a token was revoked; it never comes back.
+/// Whether a token was taken away; it never comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// It was not.
     Live,
-    /// It was, for this reason.
-    Revoked(RevokeReason),
+    /// The token was revoked.
+    Revoked,
+    /// The account of its user was deleted.
+    AccountDeleted,
+}
+
+/// How many tokens a user has that are not revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Those that have not expired.
+    pub live: u64,
+    /// All of them, expired ones included.
+    pub kept: u64,
 }
 
 /// A token to be stored.
@@ -47,13 +62,12 @@ pub struct NewToken<'a> {
     pub tag: Option<Tag>,
 }
 
-/// How many rows one statement writes at most, well below the number of parameters that a statement may have.
-const BATCH: usize = 1_000;
-
-/// Written out, and read by place: every validation that memory does not answer waits for it (docs/performance.md).
-/// There is no LIMIT: SQLite compiles a statement anew each time that a parameter of its LIMIT is bound.
-const FIND: &str = "SELECT user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
-                    last_used_at, revoked_at, revoke_reason FROM tokens WHERE id = $1";
+/// Token and account in one query by primary keys. Written out, and read by index: every validation that memory does not
+/// answer waits for it (docs/performance.md). There is no LIMIT: SQLite compiles a statement anew each time that a
+/// parameter of its LIMIT is bound.
+const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+                    last_used_at, revoked_at, revoke_reason, users.deleted_at \
+                    FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
 
 impl Store {
     /// The token with this id, revoked or not.
@@ -68,7 +82,8 @@ impl Store {
         Ok(row.map(|row| found(id, &row)).transpose()?)
     }
 
-    /// At most `limit` of the user's tokens that are not revoked, newest first, from below the id `before` on.
+    /// At most `limit` of the user's tokens that are not revoked, newest first, from below the id `before` on; none when
+    /// the account was deleted.
     ///
     /// # Errors
     ///
@@ -89,41 +104,41 @@ impl Store {
     ///
     /// See [`StoreError`].
     pub async fn retag_token(&self, id: Uuid, tag: Tag) -> Result<(), StoreError> {
-        Entity::update_many()
+        let update = Entity::update_many()
             .col_expr(Column::TagKeyId, Expr::value(tag.key_id.as_str()))
             .col_expr(Column::Tag, Expr::value(tag.mac))
-            .filter(Column::Id.eq(id))
-            .exec(&self.writes)
-            .await?;
+            .filter(Column::Id.eq(id));
+        self.bounded(update.exec(&self.writes)).await?;
         Ok(())
     }
 
-    /// Notes when tokens were last used, a statement for each thousand; never moves a note back.
+    /// Writes when at most [`Store::MAX_LAST_USES`] tokens were last used; never moves a time back.
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]; part of the notes may have been written.
-    pub async fn note_used(&self, notes: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError> {
-        for notes in notes.chunks(BATCH) {
-            let places: Vec<String> =
-                (0..notes.len()).map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
-            // Both databases name the columns of VALUES so.
-            let sql = format!(
-                "UPDATE tokens SET last_used_at = used.column2 FROM (VALUES {}) AS used \
-                 WHERE tokens.id = used.column1 \
-                 AND (tokens.last_used_at IS NULL OR tokens.last_used_at < used.column2)",
-                places.join(", ")
-            );
-            let values = notes.iter().flat_map(|(id, at)| [(*id).into(), (*at).into()]);
-            let backend = self.writes.get_database_backend();
-            self.writes.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-        }
+    /// See [`StoreError`]; it may have been written all the same.
+    pub async fn write_last_uses(&self, uses: &[(Uuid, DateTime<Utc>)]) -> Result<(), StoreError> {
+        let parameters: Vec<String> =
+            (0..uses.len()).map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
+        // Both databases name the columns of VALUES so.
+        let sql = format!(
+            "UPDATE tokens SET last_used_at = used.column2 FROM (VALUES {}) AS used \
+             WHERE tokens.id = used.column1 \
+             AND (tokens.last_used_at IS NULL OR tokens.last_used_at < used.column2)",
+            parameters.join(", ")
+        );
+        let values = uses.iter().flat_map(|(id, at)| [(*id).into(), (*at).into()]);
+        let update = Statement::from_sql_and_values(self.writes.get_database_backend(), sql, values);
+        self.bounded(self.writes.execute_raw(update)).await?;
         Ok(())
     }
+
+    /// Well below the number of parameters that a statement may have.
+    pub const MAX_LAST_USES: usize = 1_000;
 }
 
-impl Write {
-    /// Whether a token of the user that is not revoked has this name.
+impl WriteTransaction {
+    /// Whether a token of the user that is not revoked has this name; one that has expired counts.
     ///
     /// # Errors
     ///
@@ -133,24 +148,31 @@ impl Write {
             .filter(Column::UserId.eq(user.as_str()))
             .filter(Column::Name.eq(name.as_str()))
             .filter(Column::RevokedAt.is_null())
-            .count(&self.0)
-            .await?;
-        Ok(taken > 0)
+            .count(&self.inner);
+        Ok(self.run(taken).await? > 0)
     }
 
-    /// How many tokens of the user are live at `now`: neither revoked nor expired.
+    /// How many tokens the user has at `now`. Counts `most` at most, so that the cost has a bound too.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn count_live_tokens(&self, user: &UserId, now: DateTime<Utc>) -> Result<u64, StoreError> {
-        let unexpired = Condition::any().add(Column::ExpiresAt.is_null()).add(Column::ExpiresAt.gt(now));
-        Ok(Entity::find()
-            .filter(Column::UserId.eq(user.as_str()))
-            .filter(Column::RevokedAt.is_null())
-            .filter(unexpired)
-            .count(&self.0)
-            .await?)
+    pub async fn count_tokens(
+        &self,
+        user: &UserId,
+        now: DateTime<Utc>,
+        most: u64,
+    ) -> Result<TokenCounts, StoreError> {
+        let sql = format!(
+            "SELECT count(*), count(*) FILTER (WHERE expires_at IS NULL OR expires_at > $2) FROM \
+             (SELECT expires_at FROM tokens WHERE user_id = $1 AND revoked_at IS NULL LIMIT {most}) AS kept"
+        );
+        let backend = self.inner.get_database_backend();
+        let count = Statement::from_sql_and_values(backend, sql, [user.as_str().into(), now.into()]);
+        let row = self.run(self.inner.query_one_raw(count)).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("a count".to_owned()))?;
+        let column = |index| Ok::<_, DbErr>(row.try_get_by_index::<i64>(index)?.unsigned_abs());
+        Ok(TokenCounts { kept: column(0)?, live: column(1)? })
     }
 
     /// Stores a token.
@@ -177,39 +199,33 @@ impl Write {
             revoked_at: Set(None),
             revoke_reason: Set(None),
         };
-        Entity::insert(row).exec_without_returning(&self.0).await?;
+        self.run(Entity::insert(row).exec_without_returning(&self.inner)).await?;
         Ok(())
     }
 
-    /// Revokes one token of the user and tells whether there was one to revoke.
+    /// Revokes one token of the user and returns whether there was one to revoke; a deleted account has none.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn revoke_token(&self, user: &UserId, id: Uuid, at: DateTime<Utc>) -> Result<bool, StoreError> {
-        let revoke = revocation(user, at, RevokeReason::Deleted).filter(Column::Id.eq(id));
-        Ok(revoke.exec(&self.0).await?.rows_affected == 1)
-    }
-
-    /// Revokes every token of a user whose account is gone and tells which they were.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub async fn revoke_tokens_of_user(
-        &self,
-        user: &UserId,
-        at: DateTime<Utc>,
-    ) -> Result<Vec<Uuid>, StoreError> {
-        let revoke = revocation(user, at, RevokeReason::UserDeleted);
-        let revoked = revoke.exec_with_returning(&self.0).await?;
-        Ok(revoked.into_iter().map(|row| row.id).collect())
+        let update = Entity::update_many()
+            .col_expr(Column::RevokedAt, Expr::value(at))
+            .col_expr(Column::RevokeReason, Expr::value(DELETED))
+            .filter(Column::Id.eq(id))
+            .filter(Column::UserId.eq(user.as_str()))
+            .filter(Column::RevokedAt.is_null())
+            .filter(account_exists(user));
+        Ok(self.run(update.exec(&self.inner)).await?.rows_affected == 1)
     }
 }
 
+/// The stored reason of a token that its user deleted.
+const DELETED: &str = "deleted";
+
 /// What [`FIND`] found, in its order.
 fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
-    let row = Model {
+    let model = Model {
         id,
         user_id: row.try_get_by_index(0)?,
         name: row.try_get_by_index(1)?,
@@ -223,33 +239,30 @@ fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
         revoked_at: row.try_get_by_index(9)?,
         revoke_reason: row.try_get_by_index(10)?,
     };
-    Ok(row.into())
-}
-
-/// Revokes the user's tokens that are not revoked yet.
-fn revocation(user: &UserId, at: DateTime<Utc>, reason: RevokeReason) -> UpdateMany<Entity> {
-    Entity::update_many()
-        .col_expr(Column::RevokedAt, Expr::value(at))
-        .col_expr(Column::RevokeReason, Expr::value(reason_text(reason)))
-        .filter(Column::UserId.eq(user.as_str()))
-        .filter(Column::RevokedAt.is_null())
+    let deleted_at: Option<DateTime<Utc>> = row.try_get_by_index(11)?;
+    Ok(stored(model, deleted_at.is_some()))
 }
 
 /// Served by one range of the index `tokens_page`, however many revoked tokens the user has.
 fn page_query(user: &UserId, before: Option<Uuid>, limit: u64) -> Select<Entity> {
-    let mut query =
-        Entity::find().filter(Column::UserId.eq(user.as_str())).filter(Column::RevokedAt.is_null());
+    let mut query = Entity::find()
+        .filter(Column::UserId.eq(user.as_str()))
+        .filter(Column::RevokedAt.is_null())
+        .filter(account_exists(user));
     if let Some(before) = before {
         query = query.filter(Column::Id.lt(before));
     }
     query.order_by_desc(Column::Id).limit(limit)
 }
 
-pub(super) fn reason_text(reason: RevokeReason) -> &'static str {
-    match reason {
-        RevokeReason::Deleted => "deleted",
-        RevokeReason::UserDeleted => "user_deleted",
-    }
+/// That the user's account was not deleted.
+fn account_exists(user: &UserId) -> SimpleExpr {
+    let account = users::Entity::find()
+        .select_only()
+        .column(users::Column::UserId)
+        .filter(users::Column::UserId.eq(user.as_str()))
+        .filter(users::Column::DeletedAt.is_null());
+    Expr::exists(account.into_query())
 }
 
 impl From<Model> for Token {
@@ -266,21 +279,18 @@ impl From<Model> for Token {
     }
 }
 
-impl From<Model> for StoredToken {
-    fn from(mut row: Model) -> Self {
-        let tag = row.tag_key_id.take().zip(row.tag.take());
-        let life = match (row.revoked_at, row.revoke_reason.as_deref()) {
-            (None, _) => Life::Live,
-            (Some(_), Some("user_deleted")) => Life::Revoked(RevokeReason::UserDeleted),
-            // A reason that a later version knows is a revocation all the same.
-            (Some(_), _) => Life::Revoked(RevokeReason::Deleted),
-        };
-        Self {
-            hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),
-            tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
-            life,
-            token: row.into(),
-        }
+fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
+    let tag = row.tag_key_id.take().zip(row.tag.take());
+    let life = match row.revoked_at {
+        Some(_) => Life::Revoked,
+        None if account_deleted => Life::AccountDeleted,
+        None => Life::Live,
+    };
+    StoredToken {
+        hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),
+        tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
+        life,
+        token: row.into(),
     }
 }
 
@@ -298,16 +308,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("test.db").display()).parse().unwrap();
         let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
-        let store = Store::connect(&url, limits).await.unwrap();
-        store.migrate().await.unwrap();
+        let store = Store::open(&url, limits).await.unwrap();
+        store.prepare().await.unwrap();
         for before in [None, Some(Uuid::now_v7())] {
             let mut statement = page_query(&"alice".parse().unwrap(), before, 50).build(DbBackend::Sqlite);
             statement.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
             let rows = store.reads.query_all_raw(statement).await.unwrap();
             let plan: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
-            // One step: no sorting after it.
-            assert_eq!(plan.len(), 1, "{plan:?}");
-            assert!(plan[0].starts_with("SEARCH tokens USING INDEX tokens_page (user_id=?"), "{plan:?}");
+            // The account's row by its key, and one range of the index: no sorting after it.
+            let steps = |text: &str| plan.iter().filter(|step| step.starts_with(text)).count();
+            assert_eq!(steps("SEARCH tokens USING INDEX tokens_page (user_id=?"), 1, "{plan:?}");
+            assert_eq!(steps("SEARCH"), 2, "{plan:?}");
+            assert_eq!(steps("SCAN") + steps("USE TEMP B-TREE"), 0, "{plan:?}");
         }
     }
 }

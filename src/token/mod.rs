@@ -67,15 +67,6 @@ impl Token {
     }
 }
 
-/// Why and when a token stopped being valid for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RevokeReason {
-    /// Its user deleted it.
-    Deleted,
-    /// The account of its user was deleted.
-    UserDeleted,
-}
-
 /// The time now, in the precision that every supported database keeps: microseconds.
 pub fn now() -> DateTime<Utc> {
     to_micros(Utc::now())

@@ -1,4 +1,4 @@
-//! Notes of when tokens were last used, kept in memory and written in batches: a validation never waits for one.
+//! When tokens were last used, kept in memory and written in batches: a validation never waits for it.
 
 use std::{
     collections::HashMap,
@@ -10,41 +10,48 @@ use uuid::Uuid;
 
 use crate::store::{Store, StoreError};
 
-/// How many tokens are noted between two writes; the use of further ones goes unnoted until the next.
+/// How many tokens are remembered between two writes; the use of further ones is not noted until the next.
 const CAPACITY: usize = 100_000;
 
-/// The latest use of each token since the last write. A crash loses it and nothing else.
+/// The latest use of each token that is not written yet. A crash loses it and nothing else.
 #[derive(Debug, Default)]
 pub struct LastUsed(Mutex<HashMap<Uuid, DateTime<Utc>>>);
 
 impl LastUsed {
     /// Notes that the token was used at `at`.
     pub fn note(&self, id: Uuid, at: DateTime<Utc>) {
-        let mut notes = self.notes();
-        if notes.len() < CAPACITY || notes.contains_key(&id) {
-            let latest = notes.entry(id).or_insert(at);
+        let mut uses = self.uses();
+        if uses.len() < CAPACITY || uses.contains_key(&id) {
+            let latest = uses.entry(id).or_insert(at);
             *latest = at.max(*latest);
         }
     }
 
-    /// Writes the notes down.
+    /// Writes the uses in batches. A use stays noted until the database has confirmed it, also when the caller stops
+    /// waiting.
     ///
     /// # Errors
     ///
-    /// The database failed; the notes are kept.
+    /// The database failed.
     pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        let mut uses: Vec<_> = self.uses().iter().map(|(id, at)| (*id, *at)).collect();
         // In the order of their ids: two replicas that write at once do not lock each other out.
-        let mut notes: Vec<_> = std::mem::take(&mut *self.notes()).into_iter().collect();
-        notes.sort_unstable();
-        let written = store.note_used(&notes).await;
-        if written.is_err() {
-            notes.into_iter().for_each(|(id, at)| self.note(id, at));
+        uses.sort_unstable();
+        for batch in uses.chunks(Store::MAX_LAST_USES) {
+            store.write_last_uses(batch).await?;
+            let mut uses = self.uses();
+            for (id, written) in batch {
+                // A later use came meanwhile and is not written yet.
+                if uses.get(id).is_some_and(|at| at <= written) {
+                    uses.remove(id);
+                }
+            }
         }
-        written
+        Ok(())
     }
 
-    fn notes(&self) -> MutexGuard<'_, HashMap<Uuid, DateTime<Utc>>> {
-        // A map of times is whole at every moment.
+    fn uses(&self) -> MutexGuard<'_, HashMap<Uuid, DateTime<Utc>>> {
+        // A map of times is never half-changed, so poisoning is ignored.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,18 +14,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OnceCell, Semaphore};
-use uuid::Uuid;
-
 pub use self::{cache::BYTES_PER_ENTRY, last_used::LastUsed, tail::RevocationTail};
 use self::{
-    cache::{ProvenTokens, Ticket},
+    cache::{Ticket, VerifiedTokens},
     tail::Freshness,
 };
 use crate::{
-    store::{Life, Store, StoreError, StoredToken},
+    store::{Eviction, Life, Store, StoreError, StoredToken},
     token::{Digest, HashError, Proof, Prover, Secret, Token},
 };
+use tokio::sync::{OnceCell, Semaphore};
 
 /// How tokens are kept in memory.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +64,7 @@ pub enum Unknowable {
 pub struct Authenticator {
     store: Store,
     prover: Arc<Prover>,
-    proven: Arc<ProvenTokens>,
+    verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
     under_way: Mutex<HashMap<Digest, Arc<Lookup>>>,
     room: Semaphore,
@@ -100,7 +98,7 @@ impl Authenticator {
         Self {
             store,
             prover,
-            proven: Arc::new(ProvenTokens::new(limits.cache_entries)),
+            verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             freshness: Arc::new(Freshness::new(limits.max_staleness)),
             under_way: Mutex::default(),
             room: Semaphore::new(limits.cold_lookups),
@@ -114,7 +112,7 @@ impl Authenticator {
         CacheStatistics {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
-            entries: self.proven.len(),
+            entries: self.verified.len(),
             tail_lag: self.freshness.lag(),
         }
     }
@@ -128,26 +126,25 @@ impl Authenticator {
     pub async fn authenticate(&self, secret: &Secret) -> Result<Option<Authenticated>, Unknowable> {
         let digest = secret.digest();
         if self.freshness.is_fresh()
-            && let Some(proven) = self.proven.get(secret.id())
+            && let Some((expected, token)) = self.verified.get(secret.id())
         {
             self.hits.fetch_add(1, Ordering::Relaxed);
-            let right = proven.digest == digest;
-            return Ok(right.then(|| Authenticated { token: Arc::clone(&proven.token), life: Life::Live }));
+            return Ok((expected == digest).then_some(Authenticated { token, life: Life::Live }));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // In a box of its own: else each call that memory answers would move about what a question to the database needs.
         Box::pin(self.look_up(secret, digest)).await
     }
 
-    /// Forgets tokens that were revoked here, before the log tells.
-    pub fn forget(&self, tokens: impl IntoIterator<Item = Uuid>) {
-        self.proven.forget(tokens);
+    /// Evicts what this replica itself took access from, before it reads so in the log.
+    pub fn evict(&self, eviction: &Eviction) {
+        self.verified.evict(eviction);
     }
 
     /// What makes this replica forget what others revoke. Memory is not trusted when it has not succeeded for as long as
     /// the limits allow.
     pub fn revocation_tail(&self) -> RevocationTail {
-        RevocationTail::new(self.store.clone(), Arc::clone(&self.proven), Arc::clone(&self.freshness))
+        RevocationTail::new(self.store.clone(), Arc::clone(&self.verified), Arc::clone(&self.freshness))
     }
 
     /// Asks the database, once for all who ask for the same secret meanwhile.
@@ -162,11 +159,11 @@ impl Authenticator {
     /// The lookup under way for the secret, unless something was revoked since it began that it may not see; else a
     /// new one.
     fn join(&self, secret: &Secret, digest: Digest) -> Arc<Lookup> {
-        let new = || Arc::new(Lookup { ticket: self.proven.ticket(secret.id()), answer: OnceCell::new() });
+        let new = || Arc::new(Lookup { ticket: self.verified.ticket(secret.id()), answer: OnceCell::new() });
         match self.under_way().entry(digest) {
             Entry::Vacant(place) => Arc::clone(place.insert(new())),
             Entry::Occupied(mut listed) => {
-                if !self.proven.is_current(&listed.get().ticket) {
+                if !self.verified.is_current(&listed.get().ticket) {
                     listed.insert(new());
                 }
                 Arc::clone(listed.get())
@@ -189,7 +186,7 @@ impl Authenticator {
         }
         let token = Arc::new(stored.token);
         if stored.life == Life::Live {
-            self.proven.put(ticket, cache::Proven { digest, token: Arc::clone(&token) });
+            self.verified.put(ticket, cache::Verified { digest, token: Arc::clone(&token) });
         }
         Ok(Some(Authenticated { token, life: stored.life }))
     }
@@ -245,7 +242,7 @@ mod tests {
     async fn authenticator(folder: &std::path::Path) -> Authenticator {
         let url = format!("sqlite://{}", folder.join("test.db").display()).parse().unwrap();
         let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
-        let store = Store::connect(&url, limits).await.unwrap();
+        let store = Store::open(&url, limits).await.unwrap();
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
         let prover = Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
         let limits =
@@ -262,7 +259,7 @@ mod tests {
         let join = || authenticator.join(&secret, secret.digest());
         let first = join();
         assert!(Arc::ptr_eq(&first, &join()));
-        authenticator.forget([secret.id()]);
+        authenticator.evict(&Eviction::Token(secret.id()));
         let second = join();
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(&second, &join()));

@@ -71,6 +71,11 @@ impl GuardedProcess {
     pub async fn says(&self, text: &str) {
         super::until(text, || async { self.output.lock().unwrap().contains(text).then_some(()) }).await;
     }
+
+    /// Its output from the start on.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
 }
 
 impl Drop for GuardedProcess {

@@ -19,6 +19,14 @@ pub fn command() -> Command {
     command
 }
 
+/// The binary with a clean environment, started by another program that is given its name as its next argument.
+pub fn command_by(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).arg(env!("CARGO_BIN_EXE_latchkey"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    command
+}
+
 /// Runs the binary with `input` as its standard input until it ends.
 pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &str) -> Output {
     let mut command = command();
@@ -112,6 +120,11 @@ impl Process {
     /// The URL of its gRPC listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc_addr)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it as a crash would.

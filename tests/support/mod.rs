@@ -1,6 +1,7 @@
 //! What the tests stand on: a service of their own, on a database of their own.
 
 pub mod app;
+pub mod disk;
 pub mod dns;
 pub mod forge;
 pub mod guarded_process;

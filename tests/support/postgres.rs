@@ -1,8 +1,9 @@
 //! A real PostgreSQL in a temporary folder, on a free port.
 
 use std::{
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::chown,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::Command,
     sync::{
         LazyLock,
@@ -24,7 +25,18 @@ pub struct Postgres {
     running: Option<GuardedProcess>,
     folder: TempDir,
     port: u16,
-    uid: Option<u32>,
+    settings: Vec<String>,
+}
+
+/// How a cluster differs from the usual one.
+#[derive(Debug, Default)]
+pub struct Options<'a> {
+    /// The folder that its own folder is made in.
+    pub parent: Option<&'a Path>,
+    /// Arguments of initdb, after the usual ones.
+    pub initdb: &'a [&'a str],
+    /// Settings of the server, as `name=value`.
+    pub settings: &'a [&'a str],
 }
 
 static SHARED: LazyLock<Postgres> = LazyLock::new(Postgres::start);
@@ -38,22 +50,37 @@ impl Postgres {
 
     /// Makes a cluster and starts it.
     pub fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("latchkey-postgres-").tempdir().unwrap();
-        // PostgreSQL refuses to run as root.
-        let root = std::fs::metadata(folder.path()).unwrap().uid() == 0;
-        let uid = root.then(|| tools::user_id(&["postgres", "nobody"]));
-        chown(folder.path(), uid, uid).unwrap();
+        Self::start_with(&Options::default())
+    }
+
+    /// Makes another than the usual cluster and starts it.
+    pub fn start_with(options: &Options<'_>) -> Self {
+        let mut folder = tempfile::Builder::new();
+        folder.prefix("latchkey-postgres-");
+        let folder = match options.parent {
+            Some(parent) => folder.tempdir_in(parent),
+            None => folder.tempdir(),
+        };
+        let folder = folder.unwrap();
+        chown(folder.path(), user(), user()).unwrap();
         let mut initdb = Command::new(tools::find("initdb", HOW_TO_INSTALL));
         initdb.arg("--pgdata").arg(folder.path().join("data")).current_dir("/");
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
-        if let Some(uid) = uid {
+        initdb.args(options.initdb);
+        if let Some(uid) = user() {
             initdb.uid(uid).gid(uid);
         }
         let made = initdb.output().unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let mut postgres = Self { running: None, folder, port: tools::free_port(), uid };
+        let settings = options.settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut postgres = Self { running: None, folder, port: tools::free_port(), settings };
         postgres.resume();
         postgres
+    }
+
+    /// All that the server has said since it was last started.
+    pub fn log(&self) -> String {
+        self.running.as_ref().map(GuardedProcess::output).unwrap_or_default()
     }
 
     /// Stops the server at once, as a crash would.
@@ -65,26 +92,21 @@ impl Postgres {
     pub fn resume(&mut self) {
         let port = self.port.to_string();
         let data = self.folder.path().join("data");
-        let arguments = [
-            "-D",
-            data.to_str().unwrap(),
-            "-p",
-            &port,
-            "-c",
+        let mut arguments = vec!["-D", data.to_str().unwrap(), "-p", &port];
+        let usual = [
             "listen_addresses=127.0.0.1",
-            "-c",
             "unix_socket_directories=",
-            "-c",
             "fsync=off",
-            "-c",
             "max_connections=400",
-            "-c",
             "shared_preload_libraries=pg_stat_statements",
         ];
+        for setting in usual.into_iter().chain(self.settings.iter().map(String::as_str)) {
+            arguments.extend(["-c", setting]);
+        }
         self.running = Some(GuardedProcess::start(
             &tools::find("postgres", HOW_TO_INSTALL),
             arguments,
-            self.uid,
+            user(),
             "QUIT",
             "ready to accept connections",
         ));
@@ -103,4 +125,9 @@ impl Postgres {
     pub fn url(&self, name: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
     }
+}
+
+/// The user that runs the server: PostgreSQL refuses to run as root. `None` is the user of the tests.
+pub fn user() -> Option<u32> {
+    tools::is_root().then(|| tools::user_id(&["postgres", "nobody"]))
 }

@@ -1,0 +1,97 @@
+//! Whether this replica can answer, as health and readiness tell it.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    events::USER_EVENTS,
+    grpc::{LIVENESS, TOKEN_SERVICE},
+    store::{Store, StoreError},
+};
+
+/// How often the database is checked, and how long it has for an answer.
+const INTERVAL: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest pause between two tries to prepare the database.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Checks the database again and again, prepares it if it was out of reach at the start, and reports both.
+pub(super) struct DatabaseWatch {
+    store: Store,
+    health: HealthReporter,
+    /// Why no calls should be sent here, if there is a reason.
+    unready: watch::Sender<Option<String>>,
+    serving: bool,
+    prepared: bool,
+    /// When to try again to prepare the database, and the pause after that.
+    retry: (Instant, Duration),
+}
+
+impl DatabaseWatch {
+    pub(super) async fn new(
+        store: Store,
+        health: HealthReporter,
+        unready: watch::Sender<Option<String>>,
+        prepared: bool,
+    ) -> Self {
+        if !prepared {
+            unready.send_replace(Some(StoreError::Away.to_string()));
+        }
+        report(&health, prepared).await;
+        Self { store, health, unready, serving: prepared, prepared, retry: (Instant::now(), INTERVAL) }
+    }
+
+    /// Runs until `stop`; then nothing is served any more.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+            let Some(checked) = stop.run_until_cancelled(self.check()).await else { break };
+            self.unready.send_replace(checked.as_ref().err().map(ToString::to_string));
+            if checked.is_ok() == self.serving {
+                continue;
+            }
+            self.serving = checked.is_ok();
+            report(&self.health, self.serving).await;
+            match checked {
+                Ok(()) => tracing::info!(database = self.store.location(), "the database answers"),
+                Err(fault) => {
+                    tracing::warn!(database = self.store.location(), %fault, "the database cannot be used");
+                }
+            }
+        }
+        self.unready.send_replace(Some("the service is stopping".to_owned()));
+        report(&self.health, false).await;
+        // Ends the streams of those who watch: they would hold the shutdown up.
+        for service in ["", TOKEN_SERVICE, USER_EVENTS, LIVENESS] {
+            self.health.clear_service_status(service).await;
+        }
+    }
+
+    async fn check(&mut self) -> Result<(), StoreError> {
+        let checked = self.store.check(TIMEOUT).await;
+        let lacks_migrations = matches!(checked, Err(StoreError::SchemaOutdated));
+        // Once only: a database that loses its schema later needs a person.
+        if self.prepared || checked.as_ref().is_err_and(StoreError::is_outage) {
+            return checked;
+        }
+        if !lacks_migrations || self.retry.0 <= Instant::now() {
+            let (_, pause) = self.retry;
+            self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
+            self.store.prepare().await.inspect_err(|fault| {
+                tracing::warn!(database = self.store.location(), %fault, ?pause, "the database is not prepared");
+            })?;
+            self.prepared = true;
+            return Ok(());
+        }
+        checked
+    }
+}
+
+async fn report(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", TOKEN_SERVICE] {
+        health.set_service_status(service, status).await;
+    }
+}

@@ -1,0 +1,96 @@
+//! Runs the service until it is told to stop, and shuts down in order, each step within a bound.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{ServeError, readiness::DatabaseWatch};
+use crate::{config::Config, registry::TokenRegistry, store::Store, validation::RevocationTail};
+
+pub(super) struct Service {
+    pub(super) registry: Arc<TokenRegistry>,
+    pub(super) store: Store,
+    pub(super) watch: DatabaseWatch,
+    pub(super) stop: CancellationToken,
+}
+
+impl Service {
+    /// Runs until the transports have ended: when told to stop, or when one of them failed. Then writes what is left and
+    /// closes the database.
+    pub(super) async fn run(
+        self,
+        mut transports: JoinSet<Result<(), ServeError>>,
+        tail: RevocationTail,
+        config: Config,
+    ) -> Result<(), ServeError> {
+        let watch = tokio::spawn(self.watch.run(self.stop.clone()));
+        let revocations = tokio::spawn(tail.follow(config.revocation_poll));
+        let last_uses = tokio::spawn(write_last_uses(Arc::clone(&self.registry), config.last_used_interval));
+        let ended = end(&mut transports, &self.stop, config.shutdown_grace).await;
+        watch.await?;
+        revocations.abort();
+        last_uses.abort();
+        // After the last call, so that its use is written.
+        let bound = config.database.database_timeout;
+        bounded(bound, "last uses were not written", self.registry.flush_last_used()).await;
+        bounded(bound, "the database was not closed in order", self.store.close()).await;
+        ended
+    }
+}
+
+/// Returns when all transports have ended, which they do when told to stop, once their calls are done; or when the grace
+/// period is over. A transport that fails stops the others.
+async fn end(
+    transports: &mut JoinSet<Result<(), ServeError>>,
+    stop: &CancellationToken,
+    grace: Duration,
+) -> Result<(), ServeError> {
+    let mut first_failure = Ok(());
+    let ending = async {
+        while let Some(ended) = transports.join_next().await {
+            let ended = ended.map_err(ServeError::from).flatten();
+            if ended.is_err() {
+                stop.cancel();
+            }
+            if first_failure.is_ok() {
+                first_failure = ended;
+            }
+        }
+    };
+    let grace_over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = grace_over => {
+            tracing::warn!(?grace, "calls were cut off: they took longer than the grace period");
+        }
+    }
+    transports.shutdown().await;
+    first_failure
+}
+
+/// Awaits what must not hold up the shutdown for longer than `bound`; warns if it fails.
+async fn bounded<E: std::fmt::Display>(
+    bound: Duration,
+    warning: &str,
+    work: impl Future<Output = Result<(), E>>,
+) {
+    match tokio::time::timeout(bound, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(fault)) => tracing::warn!(%fault, "{warning}"),
+        Err(_) => tracing::warn!(?bound, "{warning}: it took too long"),
+    }
+}
+
+/// Writes when tokens were last used, at this interval, for ever.
+async fn write_last_uses(registry: Arc<TokenRegistry>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if let Err(fault) = registry.flush_last_used().await {
+            tracing::warn!(%fault, "last uses are not written yet");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Connection pools, and what may be in them: only connections that are known to be idle and alive.
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::sqlx::{
+    self, Connection, Database, Pool, Postgres, SqlStr, Sqlite, pool::PoolOptions, postgres::PgConnection,
+    sqlite::SqliteConnection,
+};
+
+use super::{PoolLimits, reachability::Reachability};
+
+/// A connection that was idle for longer is pinged before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// How many connections a pool has, by state.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolState {
+    /// The pool's name in metrics.
+    pub name: &'static str,
+    /// Connections in use.
+    pub used: usize,
+    /// Idle connections.
+    pub idle: usize,
+    /// The upper limit.
+    pub max: u32,
+}
+
+impl PoolState {
+    pub(super) fn of<D: Database>(name: &'static str, pool: &Pool<D>) -> Self {
+        let idle = pool.num_idle();
+        // The two numbers are read one after the other and may not match.
+        let used = (pool.size() as usize).saturating_sub(idle);
+        Self { name, used, idle, max: pool.options().get_max_connections() }
+    }
+}
+
+pub(super) fn sqlite(limits: PoolLimits) -> PoolOptions<Sqlite> {
+    PoolOptions::new()
+        .max_connections(limits.connections)
+        .acquire_timeout(limits.timeout)
+        .test_before_acquire(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .after_release(|connection: &mut SqliteConnection, _| {
+            Box::pin(async move { Ok(is_idle(connection).await) })
+        })
+}
+
+/// `ping` bounds how long a ping may take.
+pub(super) fn postgres(
+    limits: PoolLimits,
+    ping: Duration,
+    reachability: Arc<Reachability>,
+) -> PoolOptions<Postgres> {
+    PoolOptions::new()
+        .max_connections(limits.connections)
+        .acquire_timeout(limits.timeout)
+        .test_before_acquire(false)
+        .before_acquire(move |connection: &mut PgConnection, idle| {
+            let outlived_an_outage = reachability.had_outage_within(idle.age);
+            Box::pin(async move {
+                if outlived_an_outage {
+                    return Ok(false);
+                }
+                if idle.idle_for > TRUSTED_IDLE {
+                    let pinged = tokio::time::timeout(ping, connection.ping()).await;
+                    pinged.map_err(|_| sqlx::Error::PoolTimedOut)??;
+                }
+                Ok(true)
+            })
+        })
+        // sqlx pings here too, but without a bound: a connection that hangs would never leave the pool.
+        .after_release(move |connection: &mut PgConnection, _| {
+            Box::pin(async move {
+                let idle = tokio::time::timeout(ping, is_idle(connection)).await;
+                idle.map_err(|_| sqlx::Error::PoolTimedOut)
+            })
+        })
+}
+
+/// Whether the connection has no transaction open. One that has is closed instead of being reused: statements would run
+/// inside that transaction and be rolled back with it.
+///
+/// It happens: sqlx forgets a PostgreSQL transaction whose BEGIN was cancelled (sqlx issue 4393), and counts a SQLite
+/// transaction as open that SQLite itself rolled back because the disk was full.
+///
+/// `begin_with` checks, after its statement, whether the server reports an open transaction; for a statement that
+/// begins none, [`sqlx::Error::BeginFailed`] therefore means that there is none. In a failed transaction the statement
+/// itself is refused.
+async fn is_idle<C: Connection>(connection: &mut C) -> bool {
+    const STATEMENT: SqlStr = SqlStr::from_static("SELECT 1");
+    let idle = matches!(connection.begin_with(STATEMENT).await, Err(sqlx::Error::BeginFailed));
+    if !idle {
+        tracing::debug!("closed a database connection with an open transaction");
+    }
+    idle
+}
