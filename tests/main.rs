@@ -14,6 +14,8 @@ mod command_line;
 mod concurrency;
 /// CreateToken: what it refuses, and in which words.
 mod create_token;
+/// Cancelled calls, hangs, outages, and databases that cannot be used.
+mod database_faults;
 /// DeleteToken: for good, and only one's own.
 mod delete_token;
 /// Reflection and health, for tools that know nothing of the service.
@@ -52,6 +54,8 @@ mod operations;
 mod overload;
 /// Argon2 runs only where no key is at hand, and then once.
 mod proofs;
+/// No query reads a whole table.
+mod query_plans;
 /// Alive is not ready: /livez, /readyz and their like in gRPC.
 mod readiness;
 /// The README says what is true.

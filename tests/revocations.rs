@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
-    postgres,
+    http, postgres,
     proxy::Proxy,
     soon, until,
 };
@@ -85,6 +85,58 @@ async fn nor_is_one_from_before_the_start() {
     app.validate(&early).await.unwrap();
     open.execute_unprepared("COMMIT").await.unwrap();
     app.refuses(&early, Reason::Revoked).await;
+}
+
+/// More at once than one read of the log takes: the service forgets everything, and goes on.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_revocations_at_once_are_caught_up_with(#[values(Sqlite, Postgres)] database: Database) {
+    const REVOCATIONS: usize = 1_000_000;
+    let app = App::start(database).await;
+    let (id, doomed) = app.issue("alice", "doomed").await;
+    let (_, kept) = app.issue("alice", "kept").await;
+    app.validate(&doomed).await.unwrap();
+    app.validate(&kept).await.unwrap();
+    let (series, random_id, now, id) = match database {
+        Sqlite => (
+            format!(
+                "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {REVOCATIONS}) SELECT n FROM s)"
+            ),
+            "randomblob(16)",
+            "'2026-01-01 00:00:00+00:00'",
+            format!("x'{}'", id.replace('-', "")),
+        ),
+        Postgres => {
+            (format!("generate_series(1, {REVOCATIONS})"), "gen_random_uuid()", "now()", format!("'{id}'"))
+        }
+    };
+    let insert = |ids: &str, from: &str| {
+        format!(
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor) SELECT {now}, 'token_revoked', {ids}, 'a', 'a' FROM {from}"
+        )
+    };
+    let open = app.database().await;
+    for sql in [
+        "BEGIN".to_owned(),
+        format!("UPDATE tokens SET revoked_at = {now}, revoke_reason = 'deleted' WHERE id = {id}"),
+        insert(&id, "(SELECT 1) AS one"),
+        insert(random_id, &format!("{series} AS s")),
+        "COMMIT".to_owned(),
+    ] {
+        open.execute_unprepared(&sql).await.unwrap();
+    }
+    let committed = Instant::now();
+    app.refuses(&doomed, Reason::Revoked).await;
+    assert!(committed.elapsed() < Duration::from_secs(2), "{:?}", committed.elapsed());
+    app.validate(&kept).await.unwrap();
+    // Memory is trusted again, and the service was ready all the time.
+    app.sql("UPDATE tokens SET name = 'changed' WHERE name = 'kept'").await;
+    for _ in 0..20 {
+        assert_eq!(app.validate(&kept).await.unwrap().name, "kept", "from memory");
+        let (status, _, body) = http::send(app.server.http_addr(), "GET /readyz", &[], b"").await;
+        assert_eq!(status, 200, "{body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[rstest]

@@ -22,9 +22,11 @@ impl WriteTransaction {
     /// See [`StoreError`].
     pub async fn lock_account(&self, user: &UserId) -> Result<Option<DateTime<Utc>>, StoreError> {
         let row = ActiveModel { user_id: Set(user.as_str().to_owned()), deleted_at: NotSet };
-        // The update changes nothing; it is what locks a row that exists, on both databases.
+        // The update changes nothing; it is what locks a row that exists, on both databases. Not of the key: SQLite would
+        // look for the tokens that refer to the old one, and read the whole table.
+        let unchanged = Expr::col((Entity, Column::DeletedAt));
         let insert = Entity::insert(row)
-            .on_conflict(OnConflict::column(Column::UserId).update_column(Column::UserId).to_owned());
+            .on_conflict(OnConflict::column(Column::UserId).value(Column::DeletedAt, unchanged).to_owned());
         let row = self.run(insert.exec_with_returning(&self.inner)).await?;
         Ok(row.deleted_at)
     }

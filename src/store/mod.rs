@@ -28,7 +28,7 @@ pub use self::{
     connect::{DatabaseUrl, DatabaseUrlFault, PoolLimits, create_private_folder},
     error::StoreError,
     pool::PoolState,
-    revocation_log::{Eviction, LogCursor, LogRead},
+    revocation_log::{Eviction, LogHead},
     tokens::{Life, NewToken, StoredToken, TokenCounts},
     transaction::WriteTransaction,
 };

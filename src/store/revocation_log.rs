@@ -1,9 +1,9 @@
 //! The revocation log: the events of the audit log that take access away, as replicas follow them.
 //!
 //! On PostgreSQL ids are assigned before the commit, so an event can become visible after others with greater ids. Each
-//! event therefore carries its transaction's id, and a reader keeps the snapshot of its last read: the next read returns
-//! exactly the events that this snapshot did not show, however long a transaction or its COMMIT took. On SQLite there is
-//! one writer, and ids become visible in their order.
+//! event therefore carries its transaction's id. A reader keeps the snapshot of its last read, and reads the events of the
+//! transactions that have completed since: none is missed, however long a transaction or its COMMIT took, and none is
+//! read twice. On SQLite there is one writer, and ids become visible in their order.
 
 use std::str::FromStr;
 
@@ -13,23 +13,13 @@ use uuid::Uuid;
 use super::{Store, StoreError, audit_log::EventKind};
 use crate::token::UserId;
 
-/// How far the log was read. Comes from a read, and is good for the next one.
+/// A state of the log: all events that were visible at one moment.
 #[derive(Clone, Debug)]
-pub struct LogCursor {
-    /// The greatest id that was visible; 0 for an empty log.
+pub struct LogHead {
+    /// The greatest id; 0 for an empty log.
     last_id: i64,
     /// What was visible, on PostgreSQL.
     snapshot: Option<Snapshot>,
-}
-
-/// The log as far as it was not read before.
-#[derive(Debug)]
-pub struct LogRead {
-    /// Where the next read begins.
-    pub cursor: LogCursor,
-    /// What to evict; `None` when only evicting everything is right: at the first read, after more events than one read
-    /// returns, or when the log is not a continuation of what was read before.
-    pub evictions: Option<Vec<Eviction>>,
 }
 
 /// What an event takes access from.
@@ -41,16 +31,17 @@ pub enum Eviction {
     Account(UserId),
 }
 
-/// The most events that one read returns. With more to catch up on, it is quicker to look up again what is still used.
-const MAX_EVENTS: usize = 10_000;
+/// The most events, and the most transactions, that one read covers. With more to catch up on, it is quicker to look up
+/// again what is still used.
+const MAX_BEHIND: usize = 10_000;
 
 /// A snapshot in the text form of `pg_current_snapshot()`: `xmin:xmax:xip,xip,…` (PostgreSQL manual, 9.27.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Snapshot {
-    /// One above the greatest transaction id that had completed.
+    /// One above the greatest id of a transaction that had completed.
     xmax: u64,
-    /// The transactions below `xmax` that were in progress, with commas between them.
-    in_progress: String,
+    /// The transactions below `xmax` that had not.
+    in_progress: Vec<u64>,
 }
 
 impl FromStr for Snapshot {
@@ -59,134 +50,166 @@ impl FromStr for Snapshot {
     fn from_str(text: &str) -> Result<Self, DbErr> {
         let parse = || {
             let mut parts = text.splitn(3, ':');
-            let (_xmin, xmax, in_progress) = (parts.next()?, parts.next()?, parts.next()?);
-            let is_list = in_progress.bytes().all(|byte| byte.is_ascii_digit() || byte == b',');
-            is_list.then_some(Self { xmax: xmax.parse().ok()?, in_progress: in_progress.to_owned() })
+            let (_xmin, xmax, xip) = (parts.next()?, parts.next()?, parts.next()?);
+            let xip = xip.split(',').filter(|id| !id.is_empty());
+            let in_progress = xip.map(str::parse).collect::<Result<_, _>>().ok()?;
+            Some(Self { xmax: xmax.parse().ok()?, in_progress })
         };
         parse().ok_or_else(|| DbErr::Type(format!("{text:?} is not a snapshot")))
     }
 }
 
-impl Store {
-    /// Reads what `cursor` has not seen, in one snapshot of the log.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub async fn read_revocation_log(&self, cursor: Option<&LogCursor>) -> Result<LogRead, StoreError> {
-        let backend = self.log.get_database_backend();
-        if cursor.is_none() && backend == DbBackend::Postgres {
-            self.log.execute_unprepared(ADOPT_RESTORED_EVENTS).await?;
+impl Snapshot {
+    /// The transactions that have completed after `earlier` was taken and before this one was; `None` if there are too
+    /// many.
+    fn completed_since(&self, earlier: &Self) -> Option<Vec<u64>> {
+        let new = earlier.xmax..self.xmax;
+        if new.end.saturating_sub(new.start) > MAX_BEHIND as u64 {
+            return None;
         }
-        let rows = self.log.query_all_raw(read_statement(backend, cursor)).await?;
-        let (mut head, mut evictions) = (None, Vec::new());
-        for row in &rows {
-            match eviction(row)? {
-                Some(eviction) => evictions.push(eviction),
-                None => head = Some(read_head(row, backend)?),
-            }
-        }
-        let next = head.ok_or_else(|| DbErr::RecordNotFound("the head of the revocation log".to_owned()))?;
-        let continues = cursor.is_some_and(|cursor| next.continues(cursor));
-        let complete = continues && evictions.len() <= MAX_EVENTS;
-        Ok(LogRead { cursor: next, evictions: complete.then_some(evictions) })
+        let mut completed: Vec<u64> = earlier.in_progress.iter().copied().chain(new).collect();
+        completed.retain(|id| !self.in_progress.contains(id));
+        Some(completed)
     }
 }
 
-impl LogCursor {
-    /// Whether this state of the log can have come after `earlier`: a restored database can be an older one.
+impl LogHead {
+    /// Whether this state of the log can have come after `earlier`. Of a restored database it may be an older one.
     fn continues(&self, earlier: &Self) -> bool {
-        let xmax = |cursor: &Self| cursor.snapshot.as_ref().map_or(0, |snapshot| snapshot.xmax);
+        let xmax = |head: &Self| head.snapshot.as_ref().map_or(0, |snapshot| snapshot.xmax);
         self.last_id >= earlier.last_id && xmax(self) >= xmax(earlier)
     }
 }
 
-/// Events that a restore brought from another cluster have transaction ids of that cluster, which may lie in the future of
-/// this one and would be read again and again. They are visible, so they are in the past.
-const ADOPT_RESTORED_EVENTS: &str =
-    "UPDATE token_events SET xid = '0' WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
+impl Store {
+    /// The present state of the log.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn log_head(&self) -> Result<LogHead, StoreError> {
+        let backend = self.log.get_database_backend();
+        let sql = match backend {
+            DbBackend::Sqlite => "SELECT max(id) FROM token_events",
+            _ => "SELECT (SELECT max(id) FROM token_events), pg_current_snapshot()::text",
+        };
+        let row = self.log.query_one_raw(Statement::from_string(backend, sql)).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
+        let snapshot = match backend {
+            DbBackend::Sqlite => None,
+            _ => Some(row.try_get_by_index::<String>(1)?.parse()?),
+        };
+        Ok(LogHead { last_id: row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0), snapshot })
+    }
 
-/// One row with the head of the log (the columns of an event empty), and a row for each event. One statement has one
-/// snapshot on both databases. Every kind but issuing evicts, also one that this version does not know.
-fn read_statement(backend: DbBackend, cursor: Option<&LogCursor>) -> Statement {
-    let limit = MAX_EVENTS + 1;
-    let issued = EventKind::TokenIssued.as_str();
-    let head = match backend {
-        DbBackend::Sqlite => {
-            "SELECT max(id) AS last_id, NULL AS snapshot, NULL AS token_id, NULL AS user_id FROM token_events"
+    /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
+    /// `from`. Every kind of event but issuing takes access away, also one that this version does not know.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn evictions(&self, from: &LogHead, to: &LogHead) -> Result<Option<Vec<Eviction>>, StoreError> {
+        if !to.continues(from) {
+            return Ok(None);
         }
-        _ => {
-            "SELECT (SELECT max(id) FROM token_events) AS last_id, pg_current_snapshot()::text AS snapshot, \
-              NULL::uuid AS token_id, NULL::text AS user_id"
+        let (condition, values) = match (&from.snapshot, &to.snapshot) {
+            (Some(from), Some(to)) => {
+                let Some(completed) = to.completed_since(from) else { return Ok(None) };
+                if completed.is_empty() {
+                    return Ok(Some(Vec::new()));
+                }
+                let completed: Vec<String> = completed.iter().map(u64::to_string).collect();
+                ("xid = ANY ($1::text::xid8[])", vec![format!("{{{}}}", completed.join(",")).into()])
+            }
+            _ if from.last_id == to.last_id => return Ok(Some(Vec::new())),
+            _ => ("id > $1 AND id <= $2", vec![from.last_id.into(), to.last_id.into()]),
+        };
+        let sql = format!(
+            "SELECT token_id, user_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}",
+            EventKind::TokenIssued.as_str(),
+            MAX_BEHIND + 1
+        );
+        let read = Statement::from_sql_and_values(self.log.get_database_backend(), sql, values);
+        let rows = self.log.query_all_raw(read).await?;
+        if rows.len() > MAX_BEHIND {
+            return Ok(None);
         }
-    };
-    match cursor {
-        None => Statement::from_string(backend, head),
-        Some(LogCursor { last_id, snapshot: None }) => {
-            let sql = format!(
-                "{head} UNION ALL SELECT * FROM (SELECT NULL, NULL, token_id, user_id FROM token_events \
-                 WHERE id > $1 AND kind <> '{issued}' LIMIT {limit})"
-            );
-            Statement::from_sql_and_values(backend, sql, [(*last_id).into()])
-        }
-        Some(LogCursor { snapshot: Some(snapshot), .. }) => {
-            let sql = format!(
-                "{head} UNION ALL (SELECT NULL, NULL, token_id, user_id FROM token_events \
-                 WHERE (xid >= $1::text::xid8 OR xid = ANY ($2::text::xid8[])) AND kind <> '{issued}' LIMIT {limit})"
-            );
-            let in_progress = format!("{{{}}}", snapshot.in_progress);
-            Statement::from_sql_and_values(
-                backend,
-                sql,
-                [snapshot.xmax.to_string().into(), in_progress.into()],
-            )
-        }
+        Ok(Some(rows.iter().map(eviction).collect::<Result<_, _>>()?))
     }
 }
 
-fn read_head(row: &QueryResult, backend: DbBackend) -> Result<LogCursor, DbErr> {
-    let last_id: Option<i64> = row.try_get_by_index(0)?;
-    let snapshot = match backend {
-        DbBackend::Sqlite => None,
-        _ => Some(row.try_get_by_index::<String>(1)?.parse()?),
-    };
-    Ok(LogCursor { last_id: last_id.unwrap_or(0), snapshot })
-}
-
-/// What the row's event evicts; `None` for the head of the log.
-fn eviction(row: &QueryResult) -> Result<Option<Eviction>, DbErr> {
-    let token: Option<Uuid> = row.try_get_by_index(2)?;
-    let user: Option<String> = row.try_get_by_index(3)?;
-    Ok(match (token, user) {
-        (Some(token), _) => Some(Eviction::Token(token)),
-        (None, Some(user)) => Some(Eviction::Account(UserId::from_stored(user))),
-        (None, None) => None,
+fn eviction(row: &QueryResult) -> Result<Eviction, DbErr> {
+    let token: Option<Uuid> = row.try_get_by_index(0)?;
+    Ok(match token {
+        Some(token) => Eviction::Token(token),
+        None => Eviction::Account(UserId::from_stored(row.try_get_by_index(1)?)),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn snapshot(text: &str) -> Snapshot {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn a_snapshot_is_read_in_its_text_form_only() {
-        let read = |text: &str| text.parse::<Snapshot>().ok().map(|it| (it.xmax, it.in_progress));
-        assert_eq!(read("10:20:10,14,15"), Some((20, "10,14,15".to_owned())));
-        assert_eq!(read("20:20:"), Some((20, String::new())));
+        assert_eq!(snapshot("10:20:10,14"), Snapshot { xmax: 20, in_progress: vec![10, 14] });
+        assert_eq!(snapshot("20:20:"), Snapshot { xmax: 20, in_progress: Vec::new() });
         for bad in ["", "20", "10:20", "10:x:", "10:20:1;2", "10:20:{1}"] {
-            assert_eq!(read(bad), None, "{bad:?}");
+            assert!(bad.parse::<Snapshot>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
-    fn an_older_state_of_the_log_is_not_a_continuation() {
-        let cursor = |last_id, snapshot: Option<&str>| LogCursor {
-            last_id,
-            snapshot: snapshot.map(|text| text.parse().unwrap()),
-        };
-        assert!(cursor(5, None).continues(&cursor(5, None)));
-        assert!(!cursor(4, None).continues(&cursor(5, None)));
-        assert!(cursor(5, Some("9:9:")).continues(&cursor(5, Some("8:9:8"))));
-        assert!(!cursor(5, Some("8:8:")).continues(&cursor(5, Some("9:9:"))), "another cluster");
+    fn only_what_has_completed_since_is_read() {
+        let earlier = snapshot("10:20:10,14");
+        assert_eq!(earlier.completed_since(&earlier), Some(Vec::new()));
+        assert_eq!(snapshot("14:20:14").completed_since(&earlier), Some(vec![10]));
+        assert_eq!(snapshot("14:23:14,21").completed_since(&earlier), Some(vec![10, 20, 22]));
+        assert_eq!(snapshot("99999:99999:").completed_since(&earlier), None, "too many");
+    }
+
+    #[test]
+    fn an_older_state_is_not_a_continuation() {
+        let head = |last_id, text: Option<&str>| LogHead { last_id, snapshot: text.map(snapshot) };
+        assert!(head(5, None).continues(&head(5, None)));
+        assert!(!head(4, None).continues(&head(5, None)));
+        assert!(head(5, Some("9:9:")).continues(&head(5, Some("8:9:8"))));
+        assert!(!head(5, Some("8:8:")).continues(&head(5, Some("9:9:"))), "another cluster");
+    }
+
+    proptest! {
+        /// Whatever transactions begin and end between reads, each is read once, by the first read after its end.
+        #[test]
+        fn each_transaction_is_read_once(lives in prop::collection::vec((0..40_u64, 0..40_u64), 0..30)) {
+            // In the order in which they begin, as ids are assigned.
+            let mut lives = lives;
+            lives.sort_unstable();
+            let has_ended = |id: u64, time| lives[id as usize].0 + lives[id as usize].1 <= time;
+            let at = |time: u64| {
+                let begun = lives.iter().filter(|(begin, _)| *begin <= time).count() as u64;
+                let xmax = (0..begun).rev().find(|id| has_ended(*id, time)).map_or(0, |id| id + 1);
+                Snapshot { xmax, in_progress: (0..xmax).filter(|id| !has_ended(*id, time)).collect() }
+            };
+            let mut read = Vec::new();
+            let mut earlier = Snapshot { xmax: 0, in_progress: Vec::new() };
+            for time in 0..100 {
+                let now = at(time);
+                read.extend(now.completed_since(&earlier).unwrap());
+                earlier = now;
+            }
+            read.sort_unstable();
+            prop_assert_eq!(read, (0..lives.len() as u64).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let _ = text.parse::<Snapshot>();
+        }
     }
 }

@@ -199,11 +199,12 @@ mod tests {
     /// The order that matters: read, evicted, stored.
     #[test]
     fn a_lookup_that_an_eviction_overtakes_is_not_stored() {
-        let alice: UserId = "alice".parse().unwrap();
-        let evictions: [&dyn Fn(&VerifiedTokens, Uuid); 3] =
-            [&|cache, id| cache.evict_token(id), &|cache, _| cache.evict_account(&alice), &|cache, _| {
-                cache.evict_all()
-            }];
+        type Evict = fn(&VerifiedTokens, Uuid);
+        let evictions: [Evict; 3] = [
+            |cache, id| cache.evict_token(id),
+            |cache, _| cache.evict_account(&"alice".parse().unwrap()),
+            |cache, _| cache.evict_all(),
+        ];
         for evict in evictions {
             let cache = VerifiedTokens::new(10);
             let (id, token) = verified(0);

@@ -8,11 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::cache::VerifiedTokens;
-use crate::store::{LogCursor, Store, StoreError};
+use tokio::time::timeout;
 
-/// How long one read of the log may take.
-const POLL_TIMEOUT: Duration = Duration::from_millis(400);
+use super::cache::VerifiedTokens;
+use crate::store::{LogHead, Store, StoreError};
+
+/// How long each of the two reads of a poll may take.
+const READ_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// How old this replica's view of the revocation log is.
 #[derive(Debug)]
@@ -54,13 +56,13 @@ pub struct RevocationTail {
     store: Store,
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
-    /// `None` before the first read.
-    cursor: Option<LogCursor>,
+    /// The state of the log whose evictions are done; `None` before the first read.
+    head: Option<LogHead>,
 }
 
 impl RevocationTail {
     pub(super) fn new(store: Store, verified: Arc<VerifiedTokens>, freshness: Arc<Freshness>) -> Self {
-        Self { store, verified, freshness, cursor: None }
+        Self { store, verified, freshness, head: None }
     }
 
     /// Polls the log at this interval, for ever.
@@ -70,8 +72,7 @@ impl RevocationTail {
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
-            let polled = tokio::time::timeout(POLL_TIMEOUT, self.poll_once()).await;
-            let polled = polled.map_err(|_| StoreError::Timeout).flatten();
+            let polled = self.poll_once().await;
             match &polled {
                 Ok(()) if failing => tracing::info!("the revocation log is read again"),
                 Err(fault) if !failing => tracing::warn!(%fault, "the revocation log cannot be read"),
@@ -88,14 +89,21 @@ impl RevocationTail {
     /// The database failed.
     pub async fn poll_once(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
-        let read = self.store.read_revocation_log(self.cursor.as_ref()).await?;
-        // The cursor moves first: a lookup that is stored after everything was evicted began after this read, or is
-        // refused by its ticket; what is revoked after this read is found by the next one.
-        let is_first = self.cursor.replace(read.cursor).is_none();
-        match read.evictions {
+        let head = timeout(READ_TIMEOUT, self.store.log_head()).await.map_err(|_| StoreError::Timeout)??;
+        let evictions = match &self.head {
+            // What takes too long to read is too much to read.
+            Some(from) => match timeout(READ_TIMEOUT, self.store.evictions(from, &head)).await {
+                Ok(evictions) => evictions?,
+                Err(_) => None,
+            },
+            None => None,
+        };
+        match evictions {
             Some(evictions) => evictions.iter().for_each(|eviction| self.verified.evict(eviction)),
+            // After the head was read: what is stored from now on was looked up later than that, or is refused by its
+            // ticket; and what is revoked later is found by the next read.
             None => {
-                if !is_first {
+                if self.head.is_some() {
                     tracing::warn!(
                         "evicted all tokens: too many revocations at once, or a restored database"
                     );
@@ -103,6 +111,7 @@ impl RevocationTail {
                 self.verified.evict_all();
             }
         }
+        self.head = Some(head);
         self.freshness.seen(began);
         Ok(())
     }
