@@ -38,6 +38,8 @@ mod key_rotation;
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
 mod list_tokens;
+/// Memory stays within what docs/operations.md states.
+mod memory;
 /// What happens is counted, by a closed list of labels.
 mod metrics;
 /// Databases are brought up to date, by however many at once.

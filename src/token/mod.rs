@@ -5,6 +5,7 @@ mod base62;
 mod digest;
 mod expiry;
 mod hash;
+mod hash_memory;
 mod keyring;
 mod keyring_file;
 mod name;
