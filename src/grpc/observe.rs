@@ -16,6 +16,7 @@ use tonic::{
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
+use super::status;
 use crate::instrumentation::{ENTRY, HttpHeaders, RpcDurations, enter};
 
 /// The methods, as metrics name them, and as paths and traces do.
@@ -115,6 +116,9 @@ impl Call {
     /// A call that went well says so after its body, the others in their headers.
     fn answered(&mut self, response: &Response<Body>) {
         self.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+        if self.code == Code::Internal {
+            self.span.in_scope(|| log_failure(self.method, response));
+        }
     }
 }
 
@@ -126,6 +130,15 @@ impl Drop for Call {
         if is_failure_of_the_service(self.code) {
             self.span.record("error.type", code).record("otel.status_code", "ERROR");
         }
+    }
+}
+
+/// Logs why a call ended with INTERNAL. This is the only line about it, whoever made the answer.
+fn log_failure(method: &str, response: &Response<Body>) {
+    let made = response.extensions().get::<Status>();
+    match made.and_then(status::failure) {
+        Some(fault) => tracing::error!(method, %fault, "a call failed"),
+        None => tracing::error!(method, fault = made.map_or("unknown", Status::message), "a call failed"),
     }
 }
 
