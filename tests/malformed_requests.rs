@@ -1,4 +1,5 @@
 use latchkey::proto::latchkey::{ValidateTokenResponse, invalid::Reason, validate_token_response::Outcome};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use rstest::rstest;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -7,6 +8,8 @@ use crate::support::{
     App,
     Database::Sqlite,
     http,
+    latchkey::Process,
+    otlp::{Collector, attribute},
     raw_http2::{RawHttp2, frame},
     until,
 };
@@ -181,6 +184,23 @@ async fn a_stream_that_is_reset_is_no_failure(
     })
     .await;
     assert!(["CANCELLED", "INVALID_ARGUMENT"].contains(&code), "{code}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_span_has_the_code_that_the_caller_gets() {
+    let collector = Collector::start().await;
+    let [endpoint, delay] = collector.variables();
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [(endpoint.0, endpoint.1.as_str()), (delay.0, &delay.1)];
+    let process = Process::start_with(folder.path(), &[], &variables);
+    let http2 = RawHttp2::connect(process.grpc_addr).await;
+    let trace: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+    let traceparent = format!("00-{trace:032x}-00f067aa0ba902b7-01");
+    http2.call("CreateToken", &[("traceparent", &traceparent)], &field(1, NOT_UTF8)).await;
+    let span = collector.span(trace, "latchkey.v1.TokenService/CreateToken").await;
+    let code = attribute(&span.attributes, "rpc.response.status_code");
+    assert_eq!(code.as_deref(), Some("INVALID_ARGUMENT"));
+    assert_eq!(span.status.map_or(0, |status| status.code), StatusCode::Unset as i32);
 }
 
 #[tokio::test]

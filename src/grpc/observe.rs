@@ -176,3 +176,58 @@ fn name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::registry::RegistryError;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The log of one call that is answered with `status`.
+    async fn log_of(status: Status) -> String {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _log = tracing::subscriber::set_default(subscriber);
+        let answer = move |_: Request<()>| std::future::ready(Ok(status.clone().into_http()));
+        let durations = RpcDurations::new(&method_names()).unwrap();
+        let service = ObserveLayer { durations }.layer(tower::service_fn(answer));
+        let request = Request::get(METHODS[0].1).body(()).unwrap();
+        let _: Response<Body> = service.oneshot(request).await.unwrap();
+        let log = log.0.lock().unwrap().clone();
+        String::from_utf8(log).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_internal_answer_is_logged_once_whoever_made_it() {
+        for (status, fault) in [
+            (Status::from(RegistryError::Randomness), "the operating system gave no randomness"),
+            (Status::internal("made by tonic"), "made by tonic"),
+        ] {
+            let log = log_of(status).await;
+            assert_eq!(log.lines().count(), 1, "{log}");
+            assert!(log.contains("ERROR") && log.contains("CreateToken") && log.contains(fault), "{log}");
+        }
+        assert_eq!(log_of(Status::invalid_argument("name is too short")).await, "");
+    }
+}

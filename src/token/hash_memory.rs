@@ -160,4 +160,26 @@ mod tests {
     fn more_memory_than_there_is_is_an_error() {
         assert!(HashMemory::new(8).buffer(usize::MAX / 2_048).is_err());
     }
+
+    /// Without `ALWAYS_MAPPED` this keeps more than a gigabyte with glibc.
+    #[test]
+    fn larger_buffers_are_returned_to_the_operating_system() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1_024
+        };
+        let memory = HashMemory::new(8);
+        let before = resident();
+        for _ in 0..3 {
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| fill(&mut memory.buffer(24 * 1_024).unwrap()));
+                }
+            });
+        }
+        // Other tests run in this process too.
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 200, "{grown} MiB are kept");
+    }
 }
