@@ -9,7 +9,6 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
-use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tonic::{
     Code, Status,
@@ -60,6 +59,9 @@ enum Action {
         /// When the token shall expire, from now: 90d, 12h, 1y. Default: never.
         #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
         expires: Option<Duration>,
+        /// Print the secret alone, for a script that keeps it.
+        #[arg(long, conflicts_with = "json")]
+        secret_only: bool,
     },
     /// List a user's tokens, newest first.
     List {
@@ -147,8 +149,10 @@ impl TokenCommand {
         let client = connect(self.server).await?;
         let json = self.json;
         match self.action {
-            Action::Create { user, name, scopes, expires } => {
-                create(client, json, user, name, scopes, expires).await
+            Action::Create { user, name, scopes, expires, secret_only } => {
+                let expire_time = expires.map(|span| expiry(SystemTime::now(), span)).transpose()?;
+                let request = CreateTokenRequest { user_id: user, name, scopes, expire_time };
+                create(client, json, secret_only, request).await
             }
             Action::List { user } => list(client, json, user).await,
             Action::Delete { user, id } => delete(client, json, user, id).await,
@@ -175,17 +179,15 @@ async fn connect(url: String) -> Result<Client, ClientError> {
 async fn create(
     mut client: Client,
     json: bool,
-    user_id: String,
-    name: String,
-    scopes: Vec<String>,
-    expires: Option<Duration>,
+    secret_only: bool,
+    request: CreateTokenRequest,
 ) -> Result<Report, ClientError> {
-    let expire_time = expires.map(|span| expiry(SystemTime::now(), span)).transpose()?;
-    let request = CreateTokenRequest { user_id, name, scopes, expire_time };
     let answer = client.create_token(request).await?.into_inner();
     let (token, secret) = (answer.token.ok_or(ClientError::Answer)?, Zeroizing::new(answer.secret));
     let text = if json {
         pretty(json!({ "token": to_json(&token), "secret": secret.as_str() }))
+    } else if secret_only {
+        format!("{}\n", secret.as_str())
     } else {
         format!("{}\nThe secret, shown this once:\n\n{}\n", table(&[token]), secret.as_str())
     };
@@ -224,7 +226,7 @@ async fn delete(
 
 async fn validate(mut client: Client, json: bool, scopes: Vec<String>) -> Result<Report, ClientError> {
     let secret = read_secret(io::stdin()).map_err(ClientError::Input)?;
-    let request = ValidateTokenRequest { secret: secret.expose_secret().to_owned(), required_scopes: scopes };
+    let request = ValidateTokenRequest { secret: secret.to_vec(), required_scopes: scopes };
     let answer = client.validate_token(request).await?.into_inner();
     Ok(match answer.outcome.ok_or(ClientError::Answer)? {
         Outcome::Valid(token) if json => {
@@ -243,13 +245,14 @@ async fn validate(mut client: Client, json: bool, scopes: Vec<String>) -> Result
     })
 }
 
-/// A secret is far shorter; whoever pipes a film into it gets an answer all the same.
+/// How much of standard input is read. A secret is far shorter; anything longer is not one.
 const MAX_INPUT: u64 = 4 * 1024;
 
-fn read_secret(input: impl io::Read) -> io::Result<SecretString> {
-    let mut text = Zeroizing::new(String::with_capacity(MAX_INPUT as usize));
-    input.take(MAX_INPUT).read_to_string(&mut text)?;
-    Ok(SecretString::from(text.trim()))
+/// Reads a secret, without the white space around it. Bytes that are not UTF-8 are for the service to judge.
+fn read_secret(input: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_INPUT as usize));
+    input.take(MAX_INPUT).read_to_end(&mut bytes)?;
+    Ok(Zeroizing::new(bytes.trim_ascii().to_vec()))
 }
 
 fn expiry(now: SystemTime, span: Duration) -> Result<Timestamp, ClientError> {

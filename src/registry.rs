@@ -300,7 +300,7 @@ impl TokenRegistry {
     /// # Errors
     ///
     /// It cannot be known: a failure.
-    pub async fn validate(&self, secret: &str, required: &Scopes) -> Result<Verdict, RegistryError> {
+    pub async fn validate(&self, secret: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
         let verdict = self.verdict(secret, required).await?;
         let reason = match &verdict {
             Verdict::Valid(_) => None,
@@ -310,7 +310,7 @@ impl TokenRegistry {
         Ok(verdict)
     }
 
-    async fn verdict(&self, secret: &str, required: &Scopes) -> Result<Verdict, RegistryError> {
+    async fn verdict(&self, secret: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
         let Ok(secret) = Secret::parse(&self.prefix, secret) else {
             return Ok(Verdict::Invalid(Reason::Malformed));
         };

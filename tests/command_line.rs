@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{App, Database::Sqlite, latchkey};
 
-fn token(app: &App, arguments: &[&str], input: &str) -> Output {
+fn token(app: &App, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
     let server = format!("http://{}", app.server.grpc_addr());
     let arguments = [&["token"], arguments, &["--server", &server]].concat();
     latchkey::run(arguments, input)
@@ -54,7 +54,7 @@ async fn programs_get_json() {
     assert_eq!(listed, json!({ "tokens": [token_json] }));
 
     let secret = created["secret"].as_str().unwrap();
-    let valid = token(&app, &["validate", "--json", "--scope", "a"], &format!("{secret}\n"));
+    let valid = token(&app, &["validate", "--json", "--scope", "a"], format!("{secret}\n"));
     assert_eq!(valid.status.code(), Some(0));
     assert_eq!(json_of(&valid), json!({ "valid": token_json }));
     let lacking = token(&app, &["validate", "--json", "--scope", "c"], secret);
@@ -91,6 +91,27 @@ async fn people_get_a_table() {
     let id = lines[1].split(' ').next().unwrap();
     let deleted = token(&app, &["delete", "--user", "alice", "--id", id], "");
     assert_eq!(text(&deleted), format!("token {id} is deleted\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_can_keep_the_secret_without_parsing() {
+    let app = App::start(Sqlite).await;
+    let created = token(&app, &["create", "--user", "alice", "--name", "ci bot", "--secret-only"], "");
+    let secret = text(&created);
+    assert!(secret.starts_with("pat_") && secret.ends_with('\n') && secret.lines().count() == 1, "{secret}");
+    assert!(text(&token(&app, &["validate"], &secret)).starts_with("valid\n"));
+    let both = token(&app, &["create", "--user", "u", "--name", "name", "--secret-only", "--json"], "");
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_secret_is_invalid() {
+    let app = App::start(Sqlite).await;
+    for input in [&b""[..], b"\xff\xfe", &[0xff; 100_000]] {
+        let invalid = token(&app, &["validate", "--json"], input);
+        assert_eq!(invalid.status.code(), Some(1));
+        assert_eq!(json_of(&invalid), json!({ "invalid": { "reason": "REASON_MALFORMED" } }));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

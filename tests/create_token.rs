@@ -85,6 +85,9 @@ async fn every_fault_of_a_request_is_told_at_once(#[values(Sqlite, Postgres)] da
 #[rstest]
 #[case::empty_user(request("", "good name"), "user_id")]
 #[case::control_in_user(request("a\0b", "good name"), "user_id")]
+#[case::space_after_user(request("bob ", "good name"), "user_id")]
+#[case::space_before_user(request("\u{a0}bob", "good name"), "user_id")]
+#[case::zero_width_in_user(request("bo\u{200b}b", "good name"), "user_id")]
 #[case::empty_name(request("u", ""), "name")]
 #[case::short_name(request("u", "\u{2003}ab\u{2003}"), "name")]
 #[case::long_name(request("u", &"n".repeat(65)), "name")]
@@ -108,6 +111,30 @@ async fn a_bad_field_is_named(#[case] request: CreateTokenRequest, #[case] field
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].0, field);
     assert_eq!(app.count("tokens").await, 0);
+}
+
+/// Gateways trim header values, and people cannot see the difference.
+#[tokio::test]
+async fn a_user_id_that_looks_like_another_is_refused_by_every_method() {
+    let app = App::start(Sqlite).await;
+    let (id, _) = app.issue("bob", "one").await;
+    let invisible = "has the character U+200B, a control or invisible character; none is allowed";
+    let untrimmed = |code: &str| {
+        format!("begins or ends with white space, {code}; it is allowed only between other characters")
+    };
+    for (user, fault) in [
+        ("bob\u{200b}", invisible.to_owned()),
+        ("bob ", untrimmed("U+0020")),
+        ("\u{3000}bob", untrimmed("U+3000")),
+    ] {
+        let said = [("user_id".to_owned(), fault)];
+        assert_eq!(violations(&app.create(user, "two").await.unwrap_err()), said, "{user:?}");
+        assert_eq!(violations(&app.page(user, 0, "").await.unwrap_err()), said, "{user:?}");
+        assert_eq!(violations(&app.delete(user, &id).await.unwrap_err()), said, "{user:?}");
+    }
+    let of_a_name = violations(&app.create("bob", "t\u{200b}wo").await.unwrap_err());
+    assert_eq!(of_a_name, [("name".to_owned(), invisible.to_owned())]);
+    app.issue("Bob de la Cruz", "inner spaces are allowed").await;
 }
 
 #[rstest]

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use rstest::rstest;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::{v1, v1alpha};
@@ -6,6 +8,8 @@ use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
     health::{channel, health, is_serving},
+    raw_http2::RawHttp2,
+    tools, until,
 };
 
 #[rstest]
@@ -54,4 +58,59 @@ async fn reflection_lists_the_services_in_both_versions() {
 
 fn tokio_stream<T>(one: T) -> impl tonic::codegen::tokio_stream::Stream<Item = T> {
     tonic::codegen::tokio_stream::iter([one])
+}
+
+/// What grpcurl prints of an error.
+fn grpcurl_error(app: &App, method: &str, request: &str) -> String {
+    let grpcurl = tools::find("grpcurl", crate::first_start::GRPCURL);
+    let address = app.server.grpc_addr().to_string();
+    let method = format!("latchkey.v1.TokenService/{method}");
+    let output =
+        Command::new(grpcurl).args(["-plaintext", "-d", request, &address, &method]).output().unwrap();
+    assert!(!output.status.success(), "{method} {request} is no error");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpcurl_shows_the_details_of_errors() {
+    let app = App::start_with(Sqlite, &["--max-tokens-per-user", "1"]).await;
+    app.issue("alice", "one").await;
+    let shows = |said: String, details: &[&str]| {
+        // Depending on its version grpcurl writes a space after a colon.
+        let compact = said.replace("\": ", "\":");
+        for detail in details {
+            assert!(compact.contains(detail), "no {detail}: {said}");
+        }
+        assert!(!said.contains("@value") && !said.contains("@error"), "{said}");
+    };
+    shows(
+        grpcurl_error(&app, "CreateToken", r#"{"user_id": "", "name": "two"}"#),
+        &[
+            r#""@type":"type.googleapis.com/google.rpc.BadRequest""#,
+            r#""field":"user_id""#,
+            r#""description":"must not be empty""#,
+        ],
+    );
+    shows(
+        grpcurl_error(&app, "CreateToken", r#"{"user_id": "alice", "name": "one"}"#),
+        &[r#""@type":"type.googleapis.com/google.rpc.ErrorInfo""#, r#""reason":"NAME_TAKEN""#],
+    );
+    shows(
+        grpcurl_error(&app, "CreateToken", r#"{"user_id": "alice", "name": "two"}"#),
+        &[r#""@type":"type.googleapis.com/google.rpc.QuotaFailure""#, r#""subject":"live tokens of a user""#],
+    );
+    let overloaded = App::start_with(Sqlite, &["--max-concurrent-requests", "1"]).await;
+    let http2 = RawHttp2::connect(overloaded.server.grpc_addr()).await;
+    let held = std::cell::RefCell::new(Vec::new());
+    until("a refusal", || async {
+        // A call whose message does not come holds the only permit, unless the probe below held it at that moment.
+        let mut send = http2.send.clone().ready().await.unwrap();
+        held.borrow_mut().push(send.send_request(RawHttp2::request("CreateToken", &[]), false).unwrap());
+        overloaded.try_validate("x", &[]).await.err()
+    })
+    .await;
+    shows(
+        grpcurl_error(&overloaded, "CreateToken", r#"{"user_id": "alice", "name": "two"}"#),
+        &[r#""@type":"type.googleapis.com/google.rpc.RetryInfo""#, r#""retryDelay":"0.500s""#],
+    );
 }

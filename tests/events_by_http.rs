@@ -70,7 +70,17 @@ async fn what_can_never_be_read_is_400_with_a_reason(#[values(Sqlite, Postgres)]
         (vec![("content-type", "application/json")], b"{\"userId\": \"a\"}".to_vec(), "is no CloudEvent"),
         (typed("application/protobuf"), b"\xff".to_vec(), "in protobuf"),
         (typed("application/protobuf"), protobuf(&"u".repeat(129)), "user_id has 129 bytes; at most 128"),
-        (typed("application/protobuf"), protobuf("a\nb"), "user_id has the control character U+000A"),
+        (
+            typed("application/protobuf"),
+            protobuf("a\nb"),
+            "user_id has the character U+000A, a control or invisible",
+        ),
+        (typed("application/protobuf"), protobuf("bob "), "user_id begins or ends with white space, U+0020"),
+        (
+            typed("application/protobuf"),
+            protobuf("bo\u{200b}b"),
+            "user_id has the character U+200B, a control or invisible",
+        ),
         (typed("application/json"), b"{".to_vec(), "in JSON"),
         (typed("text/plain"), b"a".to_vec(), "text/plain"),
         (vec![("content-type", "application/cloudevents+json")], b"{}".to_vec(), "specversion is missing"),

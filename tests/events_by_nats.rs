@@ -235,7 +235,7 @@ async fn what_can_never_be_read_goes_to_the_dead_letters(#[values(Sqlite, Postgr
         (&[("Content-Type", "application/json")], b"{\n!".to_vec(), "in JSON"),
         (&[("Content-Type", "text/plain")], b"alice".to_vec(), "text/plain"),
         (&[], protobuf(&"u".repeat(129)), "user_id has 129 bytes; at most 128 are allowed"),
-        (&[], protobuf("a\0"), "user_id has the control character U+0000"),
+        (&[], protobuf("a\0"), "user_id has the character U+0000, a control or invisible"),
     ];
     let mut sequences = Vec::new();
     for (headers, body, _) in &poison {

@@ -218,7 +218,7 @@ async fn issue(client: &TokenServiceClient<Channel>, users: &str, count: usize) 
 }
 
 async fn validate(client: &TokenServiceClient<Channel>, secret: &str) -> Result<(), Reason> {
-    let request = ValidateTokenRequest { secret: secret.to_owned(), required_scopes: vec![] };
+    let request = ValidateTokenRequest { secret: secret.into(), required_scopes: vec![] };
     match client.clone().validate_token(request).await.unwrap().into_inner().outcome.unwrap() {
         Outcome::Valid(_) => Ok(()),
         Outcome::Invalid(invalid) => Err(invalid.reason()),

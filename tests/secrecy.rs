@@ -73,8 +73,10 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     for secret in &tried {
         for scope in ["a", "b", "Bad"] {
             let required_scopes = vec![scope.to_owned()];
-            let request =
-                latchkey::proto::latchkey::ValidateTokenRequest { secret: secret.clone(), required_scopes };
+            let request = latchkey::proto::latchkey::ValidateTokenRequest {
+                secret: secret.clone().into(),
+                required_scopes,
+            };
             let _ = client.validate_token(request).await;
         }
     }

@@ -209,7 +209,7 @@ async fn a_dead_collector_neither_slows_nor_stops_the_service() {
             client.create_token(create(&traceparent(TRACE, true))).await.unwrap().into_inner().secret;
         // More than the queue holds.
         for _ in 0..3_000 {
-            let request = ValidateTokenRequest { secret: secret.clone(), ..Default::default() };
+            let request = ValidateTokenRequest { secret: secret.clone().into(), ..Default::default() };
             // A thousand times what it takes; a wait for the collector would be longer.
             let answer = tokio::time::timeout(Duration::from_secs(1), client.validate_token(request)).await;
             assert!(answer.unwrap().unwrap().into_inner().outcome.is_some());

@@ -48,7 +48,7 @@ impl Call {
             Self::Validate(secrets) => assert!(is_valid(client, &secrets[n % secrets.len()]).await),
             Self::Flood(secrets) => {
                 let secret = secrets[n % secrets.len()].clone();
-                let request = ValidateTokenRequest { secret, ..Default::default() };
+                let request = ValidateTokenRequest { secret: secret.into(), ..Default::default() };
                 if let Ok(answer) = client.validate_token(request).await {
                     assert!(matches!(answer.into_inner().outcome, Some(Outcome::Invalid(_))));
                 }
@@ -69,7 +69,7 @@ impl Call {
 }
 
 pub async fn is_valid(client: &mut TokenServiceClient<Channel>, secret: &str) -> bool {
-    let request = ValidateTokenRequest { secret: secret.to_owned(), ..Default::default() };
+    let request = ValidateTokenRequest { secret: secret.into(), ..Default::default() };
     let answer = client.validate_token(request).await.unwrap().into_inner();
     matches!(answer.outcome, Some(Outcome::Valid(_)))
 }

@@ -39,6 +39,8 @@ const COLD_TABLE: usize = 100_000;
 const COLD: usize = 20_000;
 /// Sizes of the table between which nothing may grow.
 const GROWTH: [usize; 3] = [10_000, 100_000, 1_000_000];
+/// How many tokens are made, in turn and then many at a time, where memory is measured.
+const CREATIONS: usize = 1_000;
 /// How many revocations are timed on a second replica.
 const REVOCATIONS: usize = 500;
 
@@ -65,6 +67,9 @@ async fn table(chosen: &[String]) {
     }
     if wanted("memory") {
         memory().await;
+    }
+    if wanted("creations") {
+        creations().await;
     }
     let postgres = Postgres::start();
     for kind in ["SQLite", "PostgreSQL"] {
@@ -240,6 +245,25 @@ async fn memory() {
         *resident = server.resident();
     }
     print_row("memory of a cached token (bytes)", (resident[1] as f64 - resident[0] as f64) / COLD as f64);
+}
+
+/// The resident memory of a service with the default costs of argon2: idle, after 1,000 creations one after the other, and
+/// after 1,000 more, 32 at a time.
+async fn creations() {
+    let database = Database::sqlite().await;
+    let server = Server::latchkey(&database, &["--argon2-memory-kib", "19456", "--argon2-iterations", "2"]);
+    print_row("resident memory, idle (MB)", server.resident() as f64 / 1e6);
+    let mut client = server.clients(1).await.remove(0);
+    for n in 0..CREATIONS {
+        let user_id = format!("one of many {n}");
+        let request = CreateTokenRequest { user_id, name: "token".into(), ..Default::default() };
+        client.create_token(request).await.unwrap();
+    }
+    print_row("  after 1,000 creations in turn (MB)", server.resident() as f64 / 1e6);
+    let figure = round(&server, &Call::Create, Until::Calls(CREATIONS)).await;
+    print_row("  after 1,000 more, 32 at a time (MB)", server.resident() as f64 / 1e6);
+    print_row("  peak (MB)", server.peak() as f64 / 1e6);
+    print_row("  creations, 32 at a time (calls/s)", figure.calls_per_second);
 }
 
 /// How long a second replica takes a revoked token for good.

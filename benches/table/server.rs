@@ -31,8 +31,11 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log", "warn"]);
         command.args(["--database-url", &database.url, "--key-ring"]).arg(database.key_ring());
-        // What hashing costs is not what is measured here; validation never runs it.
-        command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1"]).args(settings);
+        if !settings.contains(&"--argon2-memory-kib") {
+            // What hashing costs is not what most rows measure; validation never runs it.
+            command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1"]);
+        }
+        command.args(settings);
         command.envs(variables.iter().copied());
         Self::start(command)
     }
@@ -92,8 +95,17 @@ impl Server {
 
     /// Its resident memory in bytes.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 }

@@ -6,6 +6,7 @@ mod page_token;
 mod shed;
 mod status;
 mod tokens;
+mod unreadable;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use tonic::{
         server::{Router, TcpIncoming},
     },
 };
-use tonic_health::server::HealthReporter;
+use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
 use tower::ServiceBuilder;
 
 use crate::{
@@ -96,7 +97,11 @@ fn router(
         .layer(observe::ObserveLayer { durations })
         .layer(shed::ShedLayer::new(limits.concurrent_requests))
         .layer(deadline::DeadlineLayer { limit: limits.request_timeout })
+        .map_response(unreadable::blame_the_request)
         .named_layer(tokens);
+    let health = tonic_health::server::HealthService::from_health_reporter(health);
+    let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
+    let health = ServiceBuilder::new().map_response(unreadable::blame_the_request).named_layer(health);
 
     // Both versions: older clients ask for v1alpha alone. Health and reflection are not shed: an overloaded service
     // is not an unhealthy one.
@@ -104,6 +109,8 @@ fn router(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // google.rpc.ErrorInfo and its like, so that grpcurl prints the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Server::builder()
         .max_concurrent_streams(limits.streams)
@@ -113,9 +120,7 @@ fn router(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(guarded)
-        .add_service(tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(health),
-        ))
+        .add_service(health)
         .add_optional_service(reflection().build_v1().ok())
         .add_optional_service(reflection().build_v1alpha().ok())
 }

@@ -16,6 +16,7 @@ use tonic::{
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
+use super::status;
 use crate::instrumentation::{ENTRY, HttpHeaders, RpcDurations, enter};
 
 /// The methods, as metrics name them, and as paths and traces do.
@@ -115,6 +116,9 @@ impl Call {
     /// A call that went well says so after its body, the others in their headers.
     fn answered(&mut self, response: &Response<Body>) {
         self.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+        if self.code == Code::Internal {
+            self.span.in_scope(|| log_failure(self.method, response));
+        }
     }
 }
 
@@ -126,6 +130,15 @@ impl Drop for Call {
         if is_failure_of_the_service(self.code) {
             self.span.record("error.type", code).record("otel.status_code", "ERROR");
         }
+    }
+}
+
+/// Logs why a call ended with INTERNAL. This is the only line about it, whoever made the answer.
+fn log_failure(method: &str, response: &Response<Body>) {
+    let made = response.extensions().get::<Status>();
+    match made.and_then(status::failure) {
+        Some(fault) => tracing::error!(method, %fault, "a call failed"),
+        None => tracing::error!(method, fault = made.map_or("unknown", Status::message), "a call failed"),
     }
 }
 
@@ -161,5 +174,60 @@ fn name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::registry::RegistryError;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The log of one call that is answered with `status`.
+    async fn log_of(status: Status) -> String {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _log = tracing::subscriber::set_default(subscriber);
+        let answer = move |_: Request<()>| std::future::ready(Ok(status.clone().into_http()));
+        let durations = RpcDurations::new(&method_names()).unwrap();
+        let service = ObserveLayer { durations }.layer(tower::service_fn(answer));
+        let request = Request::get(METHODS[0].1).body(()).unwrap();
+        let _: Response<Body> = service.oneshot(request).await.unwrap();
+        let log = log.0.lock().unwrap().clone();
+        String::from_utf8(log).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_internal_answer_is_logged_once_whoever_made_it() {
+        for (status, fault) in [
+            (Status::from(RegistryError::Randomness), "the operating system gave no randomness"),
+            (Status::internal("made by tonic"), "made by tonic"),
+        ] {
+            let log = log_of(status).await;
+            assert_eq!(log.lines().count(), 1, "{log}");
+            assert!(log.contains("ERROR") && log.contains("CreateToken") && log.contains(fault), "{log}");
+        }
+        assert_eq!(log_of(Status::invalid_argument("name is too short")).await, "");
     }
 }

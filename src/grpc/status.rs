@@ -1,6 +1,6 @@
 //! Errors as gRPC tells them: a code, a sentence, and details of google.rpc (AIP-193).
 
-use std::{collections::HashMap, fmt::Display, time::Duration};
+use std::{collections::HashMap, error::Error as _, fmt::Display, sync::Arc, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -45,6 +45,19 @@ pub(super) fn overloaded() -> Status {
     )
 }
 
+/// RESOURCE_EXHAUSTED for a message of more than `limit` bytes. It has no RetryInfo: the same message is never accepted.
+pub(super) fn too_large(limit: usize) -> Status {
+    let message = format!("the request message is too large; at most {limit} bytes are allowed");
+    let limit = HashMap::from([("limit_bytes".to_owned(), limit.to_string())]);
+    let details = ErrorDetails::with_error_info("MESSAGE_TOO_LARGE", DOMAIN, limit);
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// The failure of the service behind a status, which the caller does not see.
+pub(super) fn failure(status: &Status) -> Option<&RegistryError> {
+    status.source()?.downcast_ref()
+}
+
 impl From<RegistryError> for Status {
     fn from(fault: RegistryError) -> Self {
         let message = fault.to_string();
@@ -58,32 +71,35 @@ impl From<RegistryError> for Status {
             }
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
             RegistryError::Store(StoreError::Text) => Status::invalid_argument(message),
+            // The health check logged the outage.
+            RegistryError::Store(StoreError::Away) => unavailable(),
             RegistryError::Store(
                 StoreError::Unavailable(_)
-                | StoreError::Away
                 | StoreError::Timeout
                 | StoreError::Interrupted
                 | StoreError::File(_)
                 | StoreError::SchemaOutdated,
             ) => {
                 tracing::warn!(fault = message, "a call failed");
-                let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
-                Status::with_error_details(
-                    Code::Unavailable,
-                    "the database is out of reach; try again later",
-                    details,
-                )
+                unavailable()
             }
             RegistryError::Hash(_)
             | RegistryError::Randomness
             | RegistryError::Store(
                 StoreError::Duplicate | StoreError::Encoding(_) | StoreError::Refused(_),
             ) => {
-                tracing::error!(fault = message, "a call failed");
-                Status::internal("the service failed; its log says why")
+                // `observe` logs the source.
+                let mut status = Status::internal("the service failed; its log says why");
+                status.set_source(Arc::new(fault));
+                status
             }
         }
     }
+}
+
+fn unavailable() -> Status {
+    let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
+    Status::with_error_details(Code::Unavailable, "the database is out of reach; try again later", details)
 }
 
 fn with_reason(code: Code, message: String, reason: &str) -> Status {

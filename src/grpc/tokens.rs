@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{page_token, status::Violations};
 use crate::{
@@ -98,14 +99,14 @@ impl TokenService for Tokens {
         request: Request<pb::ValidateTokenRequest>,
     ) -> Result<Response<pb::ValidateTokenResponse>, Status> {
         let request = request.into_inner();
-        let secret = SecretString::from(request.secret);
+        let secret = Zeroizing::new(request.secret);
         let mut violations = Violations::default();
         let required = check_scopes(&mut violations, "required_scopes", &request.required_scopes);
         let Some(required) = required else {
             return Err(violations.into_status());
         };
 
-        let outcome = match self.registry.validate(secret.expose_secret(), &required).await? {
+        let outcome = match self.registry.validate(&secret, &required).await? {
             Verdict::Valid(token) => Outcome::Valid(to_proto(&token, self.registry.prefix())),
             Verdict::Invalid(reason) => {
                 Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })

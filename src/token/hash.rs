@@ -9,14 +9,16 @@ use std::{
 };
 
 use argon2::{
-    Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version,
-    password_hash,
+    Algorithm, Argon2, Block, Params, PasswordHash, Version,
+    password_hash::phc::{Output, ParamsString, Salt},
 };
 use rand::{TryRng as _, rngs::SysRng};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
+use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{Secret, hash_memory::HashMemory};
 
 /// An argon2id hash in PHC string format, salt and parameters included.
 #[derive(Clone)]
@@ -72,6 +74,7 @@ pub enum HashError {
 #[derive(Debug)]
 pub struct Hasher {
     argon2: Argon2<'static>,
+    memory: Arc<HashMemory>,
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
     runs: AtomicU64,
@@ -87,6 +90,7 @@ impl Hasher {
     pub fn new(limits: HashLimits) -> Result<Self, argon2::Error> {
         let params = Params::new(limits.memory_kib, limits.iterations, limits.parallelism, None)?;
         Ok(Self {
+            memory: Arc::new(HashMemory::new(params.block_count())),
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             admitted: Arc::new(Semaphore::new(limits.concurrency.saturating_add(limits.queue))),
             running: Arc::new(Semaphore::new(limits.concurrency)),
@@ -116,9 +120,10 @@ impl Hasher {
     pub async fn hash(&self, secret: &Secret) -> Result<SecretHash, HashError> {
         let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
         SysRng.try_fill_bytes(&mut salt).map_err(|_| HashError::Failed)?;
-        let secret = secret.clone();
-        let hashed = self.run(move |argon2| argon2.hash_password_with_salt(secret.bits(), &salt)).await?;
-        hashed.map(|hash| SecretHash(hash.to_string())).map_err(|_| HashError::Failed)
+        let (argon2, secret) = (self.argon2.clone(), secret.clone());
+        let hashed =
+            self.run(argon2.params().block_count(), move |memory| phc(&argon2, &secret, &salt, memory));
+        hashed.await?.map_err(|_| HashError::Failed)
     }
 
     /// Whether `hash` is of `secret`, compared in constant time. The parameters are those of the hash.
@@ -127,38 +132,74 @@ impl Hasher {
     ///
     /// [`HashError::Busy`] at once when the queue is full, [`HashError::Corrupt`], [`HashError::Failed`].
     pub async fn verify(&self, secret: &Secret, hash: &SecretHash) -> Result<bool, HashError> {
-        let hash = PasswordHash::new(hash.as_str()).map_err(|_| HashError::Corrupt)?;
-        let secret = secret.clone();
-        match self.run(move |argon2| argon2.verify_password(secret.bits(), &hash)).await? {
-            Ok(()) => Ok(true),
-            Err(password_hash::Error::PasswordInvalid) => Ok(false),
-            Err(_) => Err(HashError::Corrupt),
-        }
+        let (argon2, salt, expected) = parse_phc(hash).ok_or(HashError::Corrupt)?;
+        let (blocks, secret) = (argon2.params().block_count(), secret.clone());
+        let verify = move |memory: &mut [Block]| {
+            let mut output = Zeroizing::new([0; Output::MAX_LENGTH]);
+            let output = &mut output[..expected.len()];
+            argon2.hash_password_into_with_memory(secret.bits(), &salt, output, memory)?;
+            Ok(output.ct_eq(expected.as_bytes()).into())
+        };
+        self.run(blocks, verify).await?.map_err(|_: argon2::Error| HashError::Corrupt)
     }
 
+    /// Runs `work` with `blocks` blocks of memory.
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Argon2<'static>) -> T + Send + 'static,
+        blocks: usize,
+        work: impl FnOnce(&mut [Block]) -> T + Send + 'static,
     ) -> Result<T, HashError> {
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| HashError::Busy)?;
         let run = async {
             let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| HashError::Failed)?;
             self.runs.fetch_add(1, Ordering::Relaxed);
-            let argon2 = self.argon2.clone();
-            // The permits go with the work, not with the caller: a caller that hangs up does not make room.
+            let memory = Arc::clone(&self.memory);
+            // The permits are held by the work, not by its caller: argon2 runs on when the caller hangs up. The buffer
+            // is dropped before them, so that there are never more buffers than runs at once.
             let work = move || {
-                let _held = (admitted, running);
-                work(&argon2)
+                let _permits = (admitted, running);
+                let mut buffer = memory.buffer(blocks).map_err(|_| HashError::Failed)?;
+                Ok(work(&mut buffer))
             };
-            tokio::task::spawn_blocking(work).await.map_err(|_| HashError::Failed)
+            tokio::task::spawn_blocking(work).await.map_err(|_| HashError::Failed)?
         };
         run.instrument(tracing::info_span!("argon2id")).await
     }
 }
 
+/// Hashes `secret`, and writes the hash as a PHC string.
+fn phc(
+    argon2: &Argon2<'_>,
+    secret: &Secret,
+    salt: &[u8],
+    memory: &mut [Block],
+) -> argon2::password_hash::Result<SecretHash> {
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    argon2.hash_password_into_with_memory(secret.bits(), salt, &mut output, memory)?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(argon2.params())?,
+        salt: Some(Salt::new(salt)?),
+        hash: Some(Output::new(&output)?),
+    };
+    Ok(SecretHash(hash.to_string()))
+}
+
+/// The algorithm with its parameters, the salt and the output of a hash.
+fn parse_phc(hash: &SecretHash) -> Option<(Argon2<'static>, Salt, Output)> {
+    let hash = PasswordHash::new(hash.as_str()).ok()?;
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let params = Params::try_from(&hash).ok()?;
+    Some((Argon2::new(algorithm, version, params), hash.salt?, hash.hash?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use argon2::PasswordHasher as _;
 
     use super::*;
 
@@ -180,6 +221,62 @@ mod tests {
         assert_eq!(format!("{hash:?}"), "[redacted]");
     }
 
+    /// The stored form is that of the argon2 crate, whose own functions allocate their memory.
+    #[tokio::test]
+    async fn hashes_are_those_of_the_argon2_crate() {
+        let hasher = hasher(1, 0);
+        let secret = Secret::generate().unwrap();
+        let hash = hasher.hash(&secret).await.unwrap();
+        let salt = PasswordHash::new(hash.as_str()).unwrap().salt.unwrap();
+        let of_the_crate = hasher.argon2.hash_password_with_salt(secret.bits(), &salt).unwrap();
+        assert_eq!(hash.as_str(), of_the_crate.to_string());
+    }
+
+    #[tokio::test]
+    async fn hashes_with_other_parameters_verify() {
+        let hasher = hasher(1, 0);
+        let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let (id, i, new, old) = (Algorithm::Argon2id, Algorithm::Argon2i, Version::V0x13, Version::V0x10);
+        for (algorithm, version, [memory_kib, iterations, lanes, length]) in [
+            (id, new, [8, 3, 1, 32]),
+            (id, new, [64, 1, 1, 32]),
+            (id, new, [64, 1, 4, 32]),
+            (id, new, [40 * 1_024, 1, 1, 32]),
+            (id, new, [8, 1, 1, 16]),
+            (id, new, [8, 1, 1, 64]),
+            (i, old, [16, 1, 2, 32]),
+        ] {
+            let params = Params::new(memory_kib, iterations, lanes, Some(length as usize)).unwrap();
+            let argon2 = Argon2::new(algorithm, version, params);
+            let hash =
+                argon2.hash_password_with_salt(secret.bits(), b"a salt of its own").unwrap().to_string();
+            let hash = SecretHash(hash);
+            assert_eq!(hasher.verify(&secret, &hash).await, Ok(true), "{}", hash.as_str());
+            assert_eq!(hasher.verify(&other, &hash).await, Ok(false), "{}", hash.as_str());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_incomplete_or_unknown_hash_is_corrupt() {
+        let hasher = hasher(1, 0);
+        let secret = Secret::generate().unwrap();
+        let good = hasher.hash(&secret).await.unwrap();
+        for bad in [
+            good.as_str().rsplit_once('$').unwrap().0.to_owned(),
+            good.as_str().replace("argon2id", "scrypt"),
+            good.as_str().replace("v=19", "v=18"),
+            good.as_str().replace("m=8", "m=7"),
+            good.as_str().replace("t=1", "t=0"),
+        ] {
+            assert_eq!(
+                hasher.verify(&secret, &SecretHash(bad.clone())).await,
+                Err(HashError::Corrupt),
+                "{bad}"
+            );
+        }
+        assert_eq!(hasher.runs(), 1);
+    }
+
     /// Two run, one waits, the fourth is told so at once; nobody who hangs up makes room.
     #[tokio::test]
     async fn a_bounded_number_runs_and_waits() {
@@ -191,7 +288,7 @@ mod tests {
             let (hasher, gate, started) = (Arc::clone(&hasher), Arc::clone(&gate), started.clone());
             tokio::spawn(async move {
                 hasher
-                    .run(move |_| {
+                    .run(8, move |_| {
                         started.send(()).unwrap();
                         gate.lock().unwrap().recv().unwrap();
                     })
@@ -206,9 +303,9 @@ mod tests {
         while hasher.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(hasher.run(|_| ()).await, Err(HashError::Busy));
+        assert_eq!(hasher.run(8, |_| ()).await, Err(HashError::Busy));
         callers.iter().for_each(tokio::task::JoinHandle::abort);
-        assert_eq!(hasher.run(|_| ()).await, Err(HashError::Busy));
+        assert_eq!(hasher.run(8, |_| ()).await, Err(HashError::Busy));
         assert_eq!(hasher.runs(), 2);
         for _ in 0..3 {
             open.send(()).unwrap();

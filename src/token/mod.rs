@@ -2,9 +2,11 @@
 //! Knows no transport and no storage.
 
 mod base62;
+mod characters;
 mod digest;
 mod expiry;
 mod hash;
+mod hash_memory;
 mod keyring;
 mod keyring_file;
 mod name;
@@ -17,6 +19,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 pub use self::{
+    characters::Invisible,
     digest::Digest,
     expiry::{Expiry, ExpiryFault},
     hash::{HashError, HashLimits, Hasher, SecretHash},

@@ -2,22 +2,29 @@
 
 use std::{fmt, str::FromStr};
 
-/// 1 to 128 bytes of UTF-8 without control characters; compared byte by byte.
+use super::characters::{Invisible, refuse_invisible};
+
+/// 1 to 128 bytes of UTF-8 without control or invisible characters and without white space at either end; compared byte
+/// by byte. Gateways trim header values, and people cannot see the difference: `"bob "` would be another user than
+/// `"bob"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserId(String);
 
-/// Why a text is no user id.
+/// Why a text is not a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserIdFault {
-    /// Nothing there.
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// Over 128 bytes.
+    /// The text has more than 128 bytes.
     #[error("has {0} bytes; at most {max} are allowed", max = UserId::MAX_BYTES)]
     TooLong(usize),
-    /// A control character.
-    #[error("has the control character U+{:04X}; none is allowed", *.0 as u32)]
-    Control(char),
+    /// White space at the beginning or the end.
+    #[error("begins or ends with white space, U+{:04X}; it is allowed only between other characters", *.0 as u32)]
+    Untrimmed(char),
+    /// A control or invisible character.
+    #[error(transparent)]
+    Invisible(#[from] Invisible),
 }
 
 impl UserId {
@@ -44,8 +51,10 @@ impl FromStr for UserId {
         if text.len() > Self::MAX_BYTES {
             return Err(UserIdFault::TooLong(text.len()));
         }
-        match text.chars().find(|character| character.is_control()) {
-            Some(control) => Err(UserIdFault::Control(control)),
+        refuse_invisible(text)?;
+        let ends = [text.chars().next(), text.chars().next_back()];
+        match ends.into_iter().flatten().find(|end| end.is_whitespace()) {
+            Some(space) => Err(UserIdFault::Untrimmed(space)),
             None => Ok(Self(text.to_owned())),
         }
     }
@@ -59,16 +68,51 @@ impl fmt::Display for UserId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn bytes_are_counted_and_controls_refused() {
+    fn bytes_are_counted() {
         assert!("u".parse::<UserId>().is_ok());
         assert!("auth0|5f7c8ec7 ü".parse::<UserId>().is_ok());
         assert!("ü".repeat(64).parse::<UserId>().is_ok());
         assert_eq!("".parse::<UserId>(), Err(UserIdFault::Empty));
         assert_eq!("ü".repeat(65).parse::<UserId>(), Err(UserIdFault::TooLong(130)));
-        assert_eq!("a\0b".parse::<UserId>(), Err(UserIdFault::Control('\0')));
-        assert_eq!("a\nb".parse::<UserId>(), Err(UserIdFault::Control('\n')));
+    }
+
+    #[test]
+    fn control_and_invisible_characters_are_refused() {
+        for bad in ['\0', '\n', '\u{85}', '\u{200b}', '\u{202e}', '\u{2028}', '\u{3164}', '\u{feff}'] {
+            for text in [format!("{bad}bob"), format!("b{bad}ob"), format!("bob{bad}")] {
+                assert_eq!(text.parse::<UserId>(), Err(UserIdFault::Invisible(Invisible(bad))), "{text:?}");
+            }
+        }
+        let said = "b\u{200b}ob".parse::<UserId>().unwrap_err().to_string();
+        let of_a_name = super::super::TokenName::parse("b\u{200b}ob").unwrap_err().to_string();
+        assert_eq!(said, of_a_name);
+    }
+
+    #[test]
+    fn white_space_is_allowed_inside_only() {
+        // Every character with the property White_Space that is not a control character or a separator of lines.
+        let spaces = " \u{a0}\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\
+                      \u{200a}\u{202f}\u{205f}\u{3000}";
+        for space in spaces.chars() {
+            for text in [format!("{space}bob"), format!("bob{space}"), space.to_string()] {
+                assert_eq!(text.parse::<UserId>(), Err(UserIdFault::Untrimmed(space)), "{text:?}");
+            }
+            assert!(format!("b{space}ob").parse::<UserId>().is_ok(), "{space:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_kept_as_it_is_and_needs_no_trimming(text in ".{0,40}") {
+            if let Ok(id) = text.parse::<UserId>() {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert_eq!(text.trim(), &text);
+            }
+        }
     }
 }

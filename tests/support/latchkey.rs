@@ -28,12 +28,12 @@ pub fn command_by(program: &str, arguments: &[&str]) -> Command {
 }
 
 /// Runs the binary with `input` as its standard input until it ends.
-pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &str) -> Output {
+pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: impl AsRef<[u8]>) -> Output {
     let mut command = command();
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // It may end without reading.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input.as_ref());
     child.wait_with_output().unwrap()
 }
 
@@ -87,7 +87,10 @@ impl Process {
 
     /// Starts it by a command that lacks the settings, and waits until it listens.
     pub fn start_by(mut command: Command, settings: &[&str]) -> Self {
-        command.args(CHEAP_ARGON2).args(settings);
+        if !settings.contains(&CHEAP_ARGON2[0]) {
+            command.args(CHEAP_ARGON2);
+        }
+        command.args(settings);
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
@@ -125,6 +128,13 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A field of /proc/PID/status, in bytes: VmRSS is its resident memory, VmHWM the most that there was of it.
+    pub fn memory(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Ends it as a crash would.

@@ -52,21 +52,41 @@ impl RawHttp2 {
 
     /// Calls a method with a protobuf body, and gives the headers and trailers of the answer together.
     pub async fn call(&self, method: &str, headers: &[(&str, &str)], body: &[u8]) -> HashMap<String, String> {
+        self.send(Self::request(method, headers), &frame(0, body)).await.0
+    }
+
+    /// Calls a method with a protobuf body, and decodes the message of the answer.
+    pub async fn call_for<M: prost::Message + Default>(&self, method: &str, body: &[u8]) -> M {
+        let (headers, answer) = self.send(Self::request(method, &[]), &frame(0, body)).await;
+        assert_eq!(headers["grpc-status"], "0", "{headers:?}");
+        M::decode(&answer[5..]).unwrap()
+    }
+
+    /// Sends a request with these bytes as its body, and gives the headers and trailers of the answer together, and its
+    /// body.
+    pub async fn send(&self, request: Request<()>, bytes: &[u8]) -> (HashMap<String, String>, Vec<u8>) {
         let mut send = self.send.clone().ready().await.unwrap();
-        let (answer, mut stream) = send.send_request(Self::request(method, headers), false).unwrap();
-        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-        let message: Vec<u8> = [&[0], &length[..], body].concat();
-        stream.send_data(message.into(), true).unwrap();
+        let (answer, mut stream) = send.send_request(request, false).unwrap();
+        stream.send_data(bytes.to_vec().into(), true).unwrap();
         let answer = soon("answer", answer).await.unwrap();
         let mut all: Vec<_> = answer.headers().clone().into_iter().collect();
-        let mut body = answer.into_body();
+        let (mut body, mut bytes) = (answer.into_body(), Vec::new());
         while let Some(data) = body.data().await {
             let data = data.unwrap();
             body.flow_control().release_capacity(data.len()).unwrap();
+            bytes.extend(data);
         }
         all.extend(body.trailers().await.unwrap().unwrap_or_default());
-        all.into_iter()
+        let headers = all
+            .into_iter()
             .filter_map(|(name, value)| Some((name?.to_string(), value.to_str().unwrap().to_owned())))
-            .collect()
+            .collect();
+        (headers, bytes)
     }
+}
+
+/// A message as gRPC frames it, with its compressed flag.
+pub fn frame(compressed: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[compressed], &length[..], message].concat()
 }

@@ -1,0 +1,96 @@
+//! Answers to requests that tonic cannot read.
+//!
+//! tonic answers a message that cannot be decoded with INTERNAL, and one that is too large with OUT_OF_RANGE. Here
+//! INTERNAL is a failure of the service, which is logged and fires an alert; what a caller sent must not cause one.
+
+use tonic::{Code, Status, body::Body, codegen::http::Response};
+
+use super::{MAX_MESSAGE, status};
+
+/// Replaces an answer that tonic made in place of the handler.
+pub(super) fn blame_the_request(response: Response<Body>) -> Response<Body> {
+    let replaced = response.extensions().get().and_then(answer_for);
+    replaced.map_or(response, Status::into_http)
+}
+
+/// The answer to give in place of `made`; none if the handler made it.
+fn answer_for(made: &Status) -> Option<Status> {
+    if status::failure(made).is_some() {
+        return None;
+    }
+    // Only errors of the transport have a source: the caller reset the stream, or the connection broke.
+    if std::error::Error::source(made).is_some() {
+        return Some(Status::cancelled("the request ended before its message was complete"));
+    }
+    match made.code() {
+        Code::Internal => Some(undecodable(made.message())),
+        Code::OutOfRange => Some(status::too_large(MAX_MESSAGE)),
+        _ => None,
+    }
+}
+
+/// INVALID_ARGUMENT for what tonic or prost says in `error`.
+fn undecodable(error: &str) -> Status {
+    let error = error.strip_prefix("failed to decode Protobuf message: ").unwrap_or(error);
+    let (field, reason) = split_field(error);
+    let reason = format!("cannot be decoded: {reason}");
+    if field.is_empty() {
+        return Status::invalid_argument(format!("the request message {reason}"));
+    }
+    let mut violations = status::Violations::default();
+    violations.check::<(), _>(&field, Err(reason));
+    violations.into_status()
+}
+
+/// The path of the field at fault, and what is wrong with it. prost writes `Message.field: ` for each level, the innermost
+/// first, before the reason.
+fn split_field(error: &str) -> (String, &str) {
+    let (mut path, mut rest) = (Vec::new(), error);
+    while let Some((level, inner)) = rest.split_once(": ")
+        && let Some((message, field)) = level.split_once('.')
+        && [message, field].iter().all(|name| is_identifier(name))
+    {
+        path.push(field);
+        rest = inner;
+    }
+    path.reverse();
+    (path.join("."), rest)
+}
+
+fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest};
+
+    fn error<M: prost::Message + Default + std::fmt::Debug>(bytes: &[u8]) -> String {
+        M::decode(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_field_at_fault_is_named() {
+        let said = |error: String| undecodable(&error).message().to_owned();
+        let not_utf8 = "cannot be decoded: invalid string value: data is not UTF-8 encoded";
+        assert_eq!(said(error::<CreateTokenRequest>(b"\x12\x02\xff\xfe")), format!("name {not_utf8}"));
+        assert_eq!(
+            said(error::<ValidateTokenRequest>(b"\x12\x02\xff\xfe")),
+            format!("required_scopes {not_utf8}")
+        );
+        // expire_time (4) with seconds (1) of the wrong wire type.
+        let nested = said(error::<CreateTokenRequest>(b"\x22\x05\x0d\x01\x01\x01\x01"));
+        assert!(nested.starts_with("expire_time.seconds cannot be decoded: "), "{nested}");
+        let no_field = said(error::<CreateTokenRequest>(b"\xff\xff\xff"));
+        assert!(no_field.starts_with("the request message cannot be decoded: "), "{no_field}");
+    }
+
+    #[test]
+    fn a_secret_may_be_any_bytes() {
+        let request = ValidateTokenRequest::decode(&b"\x0a\x02\xff\xfe"[..]).unwrap();
+        assert_eq!(request.secret, b"\xff\xfe");
+    }
+}
