@@ -89,7 +89,7 @@ pub enum Reason {
     MissingScope,
 }
 
-/// Why the registry did not do what was asked; nothing is half done.
+/// Why the registry did not do what was asked. Nothing is half done; with a failure of the database it may be done.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A token of the user that is not revoked has the name.

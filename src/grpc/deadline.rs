@@ -53,8 +53,9 @@ where
         let answer = tokio::time::timeout(limit.saturating_sub(HEAD_START), self.inner.call(request));
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| {
-                let status =
-                    Status::deadline_exceeded("the call took longer than it may; nothing is half done");
+                let status = Status::deadline_exceeded(
+                    "the call took longer than allowed; whether it was done is not known",
+                );
                 Ok(status.into_http())
             })
         })
