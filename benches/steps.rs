@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use divan::{Bencher, black_box};
 use latchkey::{
-    registry::{TokenRegistry, Wanted},
+    credentials::{HashLimits, Hasher, KeyRing, SecretVerifier},
+    registry::{NewToken, TokenRegistry},
     store::{PoolLimits, Store},
-    token::{HashLimits, Hasher, KeyRing, Prefix, Prover, Scopes, Secret, TokenName},
+    token::{BearerToken, Prefix, Scopes, TokenName},
     validation::{Authenticator, ValidationLimits},
 };
 use secrecy::ExposeSecret as _;
@@ -28,27 +29,27 @@ fn prefix() -> Prefix {
     "pat".parse().unwrap()
 }
 
-fn prover() -> Prover {
+fn verifier() -> SecretVerifier {
     let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 2, queue: 10 };
-    Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty())
+    SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty())
 }
 
 #[divan::bench]
 fn parse_with_checksum(bencher: Bencher<'_, '_>) {
     let prefix = prefix();
-    let text = Secret::generate().unwrap().reveal(&prefix);
-    bencher.bench(|| Secret::parse(&prefix, black_box(text.expose_secret()).as_bytes()).unwrap());
+    let text = BearerToken::generate().unwrap().reveal(&prefix);
+    bencher.bench(|| BearerToken::parse(&prefix, black_box(text.expose_secret()).as_bytes()).unwrap());
 }
 
 #[divan::bench]
 fn digest(bencher: Bencher<'_, '_>) {
-    let secret = Secret::generate().unwrap();
+    let secret = BearerToken::generate().unwrap();
     bencher.bench(|| black_box(&secret).digest());
 }
 
 #[divan::bench]
 fn compare_digests(bencher: Bencher<'_, '_>) {
-    let secret = Secret::generate().unwrap();
+    let secret = BearerToken::generate().unwrap();
     let (one, two) = (secret.digest(), secret.digest());
     bencher.bench(|| black_box(&one) == black_box(&two));
 }
@@ -56,7 +57,7 @@ fn compare_digests(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn authenticate_from_memory(bencher: Bencher<'_, '_>) {
     let memory = Memory::new();
-    let secret = Secret::parse(&prefix(), memory.secret.as_bytes()).unwrap();
+    let secret = BearerToken::parse(&prefix(), memory.secret.as_bytes()).unwrap();
     let ask = || memory.runtime.block_on(memory.authenticator.authenticate(black_box(&secret))).unwrap();
     assert!(ask().is_some());
     bencher.bench(ask);
@@ -96,18 +97,18 @@ impl Memory {
             let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
             let store = Store::open(&url, limits).await.unwrap();
             store.prepare().await.unwrap();
-            let registry = TokenRegistry::new(store.clone(), prover(), prefix(), 50, LIMITS);
-            let authenticator = Authenticator::new(store.clone(), Arc::new(prover()), LIMITS);
+            let registry = TokenRegistry::new(store.clone(), verifier(), prefix(), 50, LIMITS);
+            let authenticator = Authenticator::new(store.clone(), Arc::new(verifier()), LIMITS);
             registry.revocation_tail().poll_once().await.unwrap();
             authenticator.revocation_tail().poll_once().await.unwrap();
-            let wanted = Wanted {
+            let wanted = NewToken {
                 user_id: "alice".parse().unwrap(),
                 name: TokenName::parse("one").unwrap(),
                 scopes: Scopes::default(),
                 expiry: None,
             };
             let secret = registry.issue(wanted).await.unwrap().secret.expose_secret().to_owned();
-            let parsed = Secret::parse(&prefix(), secret.as_bytes()).unwrap();
+            let parsed = BearerToken::parse(&prefix(), secret.as_bytes()).unwrap();
             registry.validate(secret.as_bytes(), &Scopes::default()).await.unwrap();
             authenticator.authenticate(&parsed).await.unwrap();
             store.close().await.unwrap();

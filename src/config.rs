@@ -16,9 +16,10 @@ use clap::{Args, Command, Parser, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
+    credentials::HashLimits,
     events::NatsSettings,
     store::{DatabaseUrl, PoolLimits},
-    token::{HashLimits, Prefix},
+    token::Prefix,
     validation::ValidationLimits,
 };
 
@@ -288,7 +289,7 @@ pub enum ConfigError {
     },
     /// The database's URL is wrong; it may hold a password and is not shown.
     #[error("--database-url (LATCHKEY_DATABASE_URL) {0}")]
-    DatabaseUrl(#[from] crate::store::DatabaseUrlFault),
+    DatabaseUrl(#[from] crate::store::DatabaseUrlError),
     /// The address can be reached from elsewhere, and nothing protects it.
     #[error(
         "{setting} is {addr}, which is not loopback, and callers are not authenticated; \

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use crate::{
     client::Report,
     config,
-    token::{KeyId, KeyRingFile, RotationError},
+    credentials::{KeyId, KeyRingFile, RotationError},
 };
 
 /// What to do, and with which ring.

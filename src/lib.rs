@@ -26,6 +26,7 @@
 
 pub mod client;
 pub mod config;
+pub mod credentials;
 pub mod events;
 pub mod grpc;
 pub mod health;

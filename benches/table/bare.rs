@@ -7,7 +7,7 @@ use latchkey::{
         token_service_server::{TokenService, TokenServiceServer},
         validate_token_response::Outcome,
     },
-    token::{Prefix, Secret},
+    token::{BearerToken, Prefix},
 };
 use sea_orm::sqlx::{self, PgPool, Row as _, SqlitePool};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
@@ -64,7 +64,7 @@ impl TokenService for Bare {
         let (user_id, name) = match &self.table {
             Table::None => ("user 0".to_owned(), "token 0".to_owned()),
             table => {
-                let secret = Secret::parse(&self.prefix, &request.get_ref().secret).unwrap();
+                let secret = BearerToken::parse(&self.prefix, &request.get_ref().secret).unwrap();
                 table.user_and_name(secret.id()).await
             }
         };

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use latchkey::{
+    credentials::{HashLimits, Hasher, KeyRing, SecretVerifier},
     store::{PoolLimits, Store},
-    token::{HashLimits, Hasher, KeyRing, Prefix, Prover, Secret},
+    token::{BearerToken, Prefix},
 };
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement, Value};
 use secrecy::ExposeSecret as _;
@@ -58,8 +59,8 @@ impl Database {
         let filler = Filler::new(&self.url).await;
         filler.users(self.users).await;
         for first in (0..tokens).step_by(BATCH) {
-            let batch: Vec<Secret> =
-                (first..tokens.min(first + BATCH)).map(|_| Secret::generate().unwrap()).collect();
+            let batch: Vec<BearerToken> =
+                (first..tokens.min(first + BATCH)).map(|_| BearerToken::generate().unwrap()).collect();
             filler.tokens(first, &batch, &keys).await;
             let every = tokens / kept;
             let kept = batch.iter().enumerate().filter(|(n, _)| (first + n) % every == 0);
@@ -82,8 +83,8 @@ impl Filler {
         options.max_connections(1).sqlx_logging(false);
         let database = sea_orm::Database::connect(options).await.unwrap();
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
-        let prover = Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
-        let (hash, _) = prover.make(&Secret::generate().unwrap()).await.unwrap();
+        let verifier = SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
+        let (hash, _) = verifier.make(&BearerToken::generate().unwrap()).await.unwrap();
         Self { database, hash: hash.as_str().to_owned() }
     }
 
@@ -96,7 +97,7 @@ impl Filler {
         }
     }
 
-    async fn tokens(&self, first: usize, secrets: &[Secret], keys: &KeyRing) {
+    async fn tokens(&self, first: usize, secrets: &[BearerToken], keys: &KeyRing) {
         let key_id = keys.tag(&secrets[0]).unwrap().key_id().as_str().to_owned();
         let mut values: Vec<Value> =
             vec![self.hash.as_str().into(), key_id.into(), latchkey::token::now().into()];
@@ -133,7 +134,7 @@ impl Filler {
 /// Secrets of no token.
 pub fn unknown_ids(count: usize) -> Arc<[String]> {
     let prefix: Prefix = "pat".parse().unwrap();
-    let secret = |_| Secret::generate().unwrap().reveal(&prefix).expose_secret().to_owned();
+    let secret = |_| BearerToken::generate().unwrap().reveal(&prefix).expose_secret().to_owned();
     (0..count).map(secret).collect()
 }
 

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::{
     proto::identity,
     registry::{RegistryError, TokenRegistry},
-    token::{UserId, UserIdFault},
+    token::{UserId, UserIdError},
 };
 
 /// An account was deleted.
@@ -67,7 +67,7 @@ pub enum Unreadable {
     },
     /// The user's id breaks the limits.
     #[error("user_id {0}")]
-    UserId(#[from] UserIdFault),
+    UserId(#[from] UserIdError),
     /// The time is none.
     #[error("delete_time is not a valid timestamp")]
     DeleteTime,

@@ -1,12 +1,9 @@
 //! The gRPC door: translates, and guards the way in. Holds no rule.
 
-mod deadline;
-mod observe;
+mod layers;
 mod page_token;
-mod shed;
 mod status;
-mod tokens;
-mod unreadable;
+mod token_service;
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,7 +80,7 @@ pub async fn serve(
 ///
 /// See [`RpcDurations::new`].
 pub fn durations() -> Result<RpcDurations, prometheus::Error> {
-    RpcDurations::new(&observe::method_names())
+    RpcDurations::new(&layers::method_names())
 }
 
 fn router(
@@ -92,16 +89,17 @@ fn router(
     health: HealthReporter,
     limits: GrpcLimits,
 ) -> Router {
-    let tokens = TokenServiceServer::new(tokens::Tokens { registry }).max_decoding_message_size(MAX_MESSAGE);
+    let tokens = TokenServiceServer::new(token_service::TokenHandler { registry })
+        .max_decoding_message_size(MAX_MESSAGE);
     let guarded = ServiceBuilder::new()
-        .layer(observe::ObserveLayer { durations })
-        .layer(shed::ShedLayer::new(limits.concurrent_requests))
-        .layer(deadline::DeadlineLayer { limit: limits.request_timeout })
-        .map_response(unreadable::blame_the_request)
+        .layer(layers::ObserveLayer { durations })
+        .layer(layers::LoadShedLayer::new(limits.concurrent_requests))
+        .layer(layers::DeadlineLayer { limit: limits.request_timeout })
+        .map_response(layers::blame_the_request)
         .named_layer(tokens);
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
-    let health = ServiceBuilder::new().map_response(unreadable::blame_the_request).named_layer(health);
+    let health = ServiceBuilder::new().map_response(layers::blame_the_request).named_layer(health);
 
     // Both versions: older clients ask for v1alpha alone. Health and reflection are not shed: an overloaded service
     // is not an unhealthy one.

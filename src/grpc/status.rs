@@ -5,7 +5,7 @@ use std::{collections::HashMap, error::Error as _, fmt::Display, sync::Arc, time
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::{registry::RegistryError, store::StoreError, token::HashError};
+use crate::{credentials::HashError, registry::RegistryError, store::StoreError};
 
 /// The domain of every ErrorInfo.
 const DOMAIN: &str = "latchkey.v1";

@@ -16,12 +16,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use self::{readiness::DatabaseWatch, shutdown::Service};
 use crate::{
     config::{self, Config, ConfigError},
+    credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
     events::{self, EventCounts, NatsError},
     grpc::{self, GrpcLimits, LIVENESS},
     http::{self, HttpLimits, Sources},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
-    token::{Hasher, KeyRing, KeyRingError, Prover},
 };
 
 /// A running service.
@@ -116,7 +116,7 @@ impl Server {
 
         let registry = Arc::new(TokenRegistry::new(
             store.clone(),
-            Prover::new(hasher, keys),
+            SecretVerifier::new(hasher, keys),
             config.token_prefix.clone(),
             u64::from(config.max_tokens_per_user),
             config.validation_limits(),

@@ -40,22 +40,22 @@ pub enum DatabaseUrl {
 /// The text is no URL of a database; says nothing of the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-pub struct DatabaseUrlFault;
+pub struct DatabaseUrlError;
 
 impl FromStr for DatabaseUrl {
-    type Err = DatabaseUrlFault;
+    type Err = DatabaseUrlError;
 
-    fn from_str(url: &str) -> Result<Self, DatabaseUrlFault> {
+    fn from_str(url: &str) -> Result<Self, DatabaseUrlError> {
         if let Some(path) = url.strip_prefix("sqlite:") {
             if path.contains(":memory:") || path.contains("mode=memory") || path.trim_matches('/').is_empty()
             {
-                return Err(DatabaseUrlFault);
+                return Err(DatabaseUrlError);
             }
-            url.parse().map(Box::new).map(Self::Sqlite).map_err(|_| DatabaseUrlFault)
+            url.parse().map(Box::new).map(Self::Sqlite).map_err(|_| DatabaseUrlError)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            url.parse().map(Box::new).map(Self::Postgres).map_err(|_| DatabaseUrlFault)
+            url.parse().map(Box::new).map(Self::Postgres).map_err(|_| DatabaseUrlError)
         } else {
-            Err(DatabaseUrlFault)
+            Err(DatabaseUrlError)
         }
     }
 }

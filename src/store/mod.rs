@@ -25,11 +25,11 @@ use tokio::sync::Semaphore;
 use self::reachability::Reachability;
 pub use self::{
     audit_log::{Event, EventKind},
-    connect::{DatabaseUrl, DatabaseUrlFault, PoolLimits, create_private_folder},
+    connect::{DatabaseUrl, DatabaseUrlError, PoolLimits, create_private_folder},
     error::StoreError,
     pool::PoolState,
     revocation_log::{Eviction, LogHead},
-    tokens::{Life, NewToken, StoredToken, TokenCounts},
+    tokens::{NewTokenRow, StoredToken, TokenCounts, TokenState},
     transaction::WriteTransaction,
 };
 

@@ -16,7 +16,8 @@ use super::{
         users,
     },
 };
-use crate::token::{KeyId, Scopes, SecretHash, Tag, Token, TokenName, UserId};
+use crate::credentials::{KeyId, SecretHash, Tag};
+use crate::token::{Scopes, Token, TokenName, UserId};
 
 /// A token as it is at rest.
 #[derive(Clone, Debug)]
@@ -28,12 +29,12 @@ pub struct StoredToken {
     /// The fast proof of its secret.
     pub tag: Option<Tag>,
     /// Whether it was taken away.
-    pub life: Life,
+    pub life: TokenState,
 }
 
 /// Whether a token was taken away; it never comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum TokenState {
     /// It was not.
     Live,
     /// The token was revoked.
@@ -53,7 +54,7 @@ pub struct TokenCounts {
 
 /// A token to be stored.
 #[derive(Debug)]
-pub struct NewToken<'a> {
+pub struct NewTokenRow<'a> {
     /// What may be shown.
     pub token: &'a Token,
     /// The slow proof of its secret.
@@ -180,7 +181,7 @@ impl WriteTransaction {
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn insert_token(&self, new: NewToken<'_>) -> Result<(), StoreError> {
+    pub async fn insert_token(&self, new: NewTokenRow<'_>) -> Result<(), StoreError> {
         let (tag_key_id, tag) = match new.tag {
             Some(tag) => (Some(tag.key_id.as_str().to_owned()), Some(tag.mac)),
             None => (None, None),
@@ -282,9 +283,9 @@ impl From<Model> for Token {
 fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
     let tag = row.tag_key_id.take().zip(row.tag.take());
     let life = match row.revoked_at {
-        Some(_) => Life::Revoked,
-        None if account_deleted => Life::AccountDeleted,
-        None => Life::Live,
+        Some(_) => TokenState::Revoked,
+        None if account_deleted => TokenState::AccountDeleted,
+        None => TokenState::Live,
     };
     StoredToken {
         hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),

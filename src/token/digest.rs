@@ -8,13 +8,13 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::Secret;
+use super::BearerToken;
 
 /// SHA-256 of a secret's random bits. They are 256: no dictionary finds them again, so it needs no salt and no cost.
 #[derive(Clone, Copy, Eq)]
 pub struct Digest([u8; 32]);
 
-impl Secret {
+impl BearerToken {
     /// The digest of the secret.
     pub fn digest(&self) -> Digest {
         Digest(Sha256::digest(self.bits()).into())
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn it_is_of_its_secret_alone_and_shows_nothing() {
-        let (one, two) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let (one, two) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         assert!(one.digest() == one.clone().digest() && one.digest() != two.digest());
         assert_eq!(format!("{:?}", one.digest()), "[redacted]");
     }

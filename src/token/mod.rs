@@ -1,35 +1,25 @@
-//! What a token is: its secret, how the secret is kept at rest, and what may be said about a token.
-//! Knows no transport and no storage.
+//! What a token is: pure types. No I/O, no runtime, no storage.
 
 mod base62;
+mod bearer_token;
 mod characters;
 mod digest;
 mod expiry;
-mod hash;
-mod hash_memory;
-mod keyring;
-mod keyring_file;
 mod name;
-mod proof;
-mod scope;
-mod secret;
+mod scopes;
 mod user_id;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 pub use self::{
+    bearer_token::{BearerToken, ParseError, Prefix, PrefixError},
     characters::Invisible,
     digest::Digest,
-    expiry::{Expiry, ExpiryFault},
-    hash::{HashError, HashLimits, Hasher, SecretHash},
-    keyring::{KeyId, KeyRing, KeyRingError, Tag},
-    keyring_file::{KeyRingFile, RotationError},
-    name::{NameFault, TokenName},
-    proof::{Proof, Prover},
-    scope::{Scope, ScopeFault, Scopes},
-    secret::{ParseError, Prefix, PrefixFault, Secret},
-    user_id::{UserId, UserIdFault},
+    expiry::{Expiry, ExpiryError},
+    name::{NameError, TokenName},
+    scopes::{Scope, ScopeError, Scopes},
+    user_id::{UserId, UserIdError},
 };
 
 /// A token as it may be shown to its user at any time: everything but the secret.

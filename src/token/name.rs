@@ -13,7 +13,7 @@ pub struct TokenName(String);
 
 /// Why a text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameFault {
+pub enum NameError {
     /// Fewer than 3 characters.
     #[error("has {0} characters after trimming; at least {min} are needed", min = TokenName::MIN)]
     TooShort(usize),
@@ -36,16 +36,16 @@ impl TokenName {
     /// # Errors
     ///
     /// The first fault found.
-    pub fn parse(text: &str) -> Result<Self, NameFault> {
+    pub fn parse(text: &str) -> Result<Self, NameError> {
         let text = text.trim();
         if text.len() > Self::MAX_BYTES {
-            return Err(NameFault::TooLong);
+            return Err(NameError::TooLong);
         }
         refuse_invisible(text)?;
         let name: String = text.nfc().collect();
         match name.chars().count() {
-            short if short < Self::MIN => Err(NameFault::TooShort(short)),
-            long if long > Self::MAX => Err(NameFault::TooLong),
+            short if short < Self::MIN => Err(NameError::TooShort(short)),
+            long if long > Self::MAX => Err(NameError::TooLong),
             _ => Ok(Self(name)),
         }
     }
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<String, NameFault> {
+    fn parse(text: &str) -> Result<String, NameError> {
         TokenName::parse(text).map(|name| name.0)
     }
 
@@ -87,19 +87,19 @@ mod tests {
 
     #[test]
     fn characters_are_counted_not_bytes() {
-        assert_eq!(parse("äö"), Err(NameFault::TooShort(2)));
-        assert_eq!(parse(" ab "), Err(NameFault::TooShort(2)));
-        assert_eq!(parse(""), Err(NameFault::TooShort(0)));
+        assert_eq!(parse("äö"), Err(NameError::TooShort(2)));
+        assert_eq!(parse(" ab "), Err(NameError::TooShort(2)));
+        assert_eq!(parse(""), Err(NameError::TooShort(0)));
         assert!(parse(&"ä".repeat(64)).is_ok());
-        assert_eq!(parse(&"ä".repeat(65)), Err(NameFault::TooLong));
+        assert_eq!(parse(&"ä".repeat(65)), Err(NameError::TooLong));
         assert_eq!(parse(&"e\u{301}".repeat(64)).map(|name| name.len()), Ok(128));
-        assert_eq!(parse(&"x".repeat(1 << 20)), Err(NameFault::TooLong));
+        assert_eq!(parse(&"x".repeat(1 << 20)), Err(NameError::TooLong));
     }
 
     #[test]
     fn invisible_characters_are_refused() {
         for bad in ['\0', '\u{200b}', '\u{202e}', '\u{e0041}'] {
-            assert_eq!(parse(&format!("a{bad}bc")), Err(NameFault::Invisible(Invisible(bad))));
+            assert_eq!(parse(&format!("a{bad}bc")), Err(NameError::Invisible(Invisible(bad))));
         }
     }
 

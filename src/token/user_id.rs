@@ -12,7 +12,7 @@ pub struct UserId(String);
 
 /// Why a text is not a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UserIdFault {
+pub enum UserIdError {
     /// The text is empty.
     #[error("must not be empty")]
     Empty,
@@ -42,19 +42,19 @@ impl UserId {
 }
 
 impl FromStr for UserId {
-    type Err = UserIdFault;
+    type Err = UserIdError;
 
-    fn from_str(text: &str) -> Result<Self, UserIdFault> {
+    fn from_str(text: &str) -> Result<Self, UserIdError> {
         if text.is_empty() {
-            return Err(UserIdFault::Empty);
+            return Err(UserIdError::Empty);
         }
         if text.len() > Self::MAX_BYTES {
-            return Err(UserIdFault::TooLong(text.len()));
+            return Err(UserIdError::TooLong(text.len()));
         }
         refuse_invisible(text)?;
         let ends = [text.chars().next(), text.chars().next_back()];
         match ends.into_iter().flatten().find(|end| end.is_whitespace()) {
-            Some(space) => Err(UserIdFault::Untrimmed(space)),
+            Some(space) => Err(UserIdError::Untrimmed(space)),
             None => Ok(Self(text.to_owned())),
         }
     }
@@ -77,15 +77,15 @@ mod tests {
         assert!("u".parse::<UserId>().is_ok());
         assert!("auth0|5f7c8ec7 ü".parse::<UserId>().is_ok());
         assert!("ü".repeat(64).parse::<UserId>().is_ok());
-        assert_eq!("".parse::<UserId>(), Err(UserIdFault::Empty));
-        assert_eq!("ü".repeat(65).parse::<UserId>(), Err(UserIdFault::TooLong(130)));
+        assert_eq!("".parse::<UserId>(), Err(UserIdError::Empty));
+        assert_eq!("ü".repeat(65).parse::<UserId>(), Err(UserIdError::TooLong(130)));
     }
 
     #[test]
     fn control_and_invisible_characters_are_refused() {
         for bad in ['\0', '\n', '\u{85}', '\u{200b}', '\u{202e}', '\u{2028}', '\u{3164}', '\u{feff}'] {
             for text in [format!("{bad}bob"), format!("b{bad}ob"), format!("bob{bad}")] {
-                assert_eq!(text.parse::<UserId>(), Err(UserIdFault::Invisible(Invisible(bad))), "{text:?}");
+                assert_eq!(text.parse::<UserId>(), Err(UserIdError::Invisible(Invisible(bad))), "{text:?}");
             }
         }
         let said = "b\u{200b}ob".parse::<UserId>().unwrap_err().to_string();
@@ -100,7 +100,7 @@ mod tests {
                       \u{200a}\u{202f}\u{205f}\u{3000}";
         for space in spaces.chars() {
             for text in [format!("{space}bob"), format!("bob{space}"), space.to_string()] {
-                assert_eq!(text.parse::<UserId>(), Err(UserIdFault::Untrimmed(space)), "{text:?}");
+                assert_eq!(text.parse::<UserId>(), Err(UserIdError::Untrimmed(space)), "{text:?}");
             }
             assert!(format!("b{space}ob").parse::<UserId>().is_ok(), "{space:?}");
         }

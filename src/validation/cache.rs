@@ -175,14 +175,14 @@ impl Weighter<Uuid, Arc<Entry>> for Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Scopes, Secret, TokenName};
+    use crate::token::{BearerToken, Scopes, TokenName};
 
     fn verified(scopes: usize) -> (Uuid, Verified) {
         verified_of("alice", scopes)
     }
 
     fn verified_of(user: &str, scopes: usize) -> (Uuid, Verified) {
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let scope = |n| format!("{n:064}").parse().unwrap();
         let token = Token {
             id: secret.id(),

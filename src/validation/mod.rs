@@ -3,7 +3,7 @@
 
 mod cache;
 mod last_used;
-mod tail;
+mod revocation_tail;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,14 +14,15 @@ use std::{
     time::Duration,
 };
 
-pub use self::{cache::BYTES_PER_ENTRY, last_used::LastUsed, tail::RevocationTail};
+pub use self::{cache::BYTES_PER_ENTRY, last_used::LastUsed, revocation_tail::RevocationTail};
 use self::{
     cache::{Ticket, VerifiedTokens},
-    tail::Freshness,
+    revocation_tail::Freshness,
 };
 use crate::{
-    store::{Eviction, Life, Store, StoreError, StoredToken},
-    token::{Digest, HashError, Proof, Prover, Secret, Token},
+    credentials::{HashError, SecretVerifier, Verification},
+    store::{Eviction, Store, StoreError, StoredToken, TokenState},
+    token::{BearerToken, Digest, Token},
 };
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -42,12 +43,12 @@ pub struct Authenticated {
     /// What may be shown.
     pub token: Arc<Token>,
     /// Whether it was revoked, as far as this replica knows.
-    pub life: Life,
+    pub life: TokenState,
 }
 
 /// Why it cannot be known whose a secret is.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Unknowable {
+pub enum LookupError {
     /// Too many secrets are being looked up already.
     #[error("too many secrets are being looked up")]
     Busy,
@@ -63,7 +64,7 @@ pub enum Unknowable {
 #[derive(Debug)]
 pub struct Authenticator {
     store: Store,
-    prover: Arc<Prover>,
+    verifier: Arc<SecretVerifier>,
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
     under_way: Mutex<HashMap<Digest, Arc<Lookup>>>,
@@ -89,15 +90,15 @@ pub struct CacheStatistics {
 #[derive(Debug)]
 struct Lookup {
     ticket: Ticket,
-    answer: OnceCell<Result<Option<Authenticated>, Unknowable>>,
+    answer: OnceCell<Result<Option<Authenticated>, LookupError>>,
 }
 
 impl Authenticator {
-    /// Looks tokens up in `store` and proves them with `prover`.
-    pub fn new(store: Store, prover: Arc<Prover>, limits: ValidationLimits) -> Self {
+    /// Looks tokens up in `store` and proves them with `verifier`.
+    pub fn new(store: Store, verifier: Arc<SecretVerifier>, limits: ValidationLimits) -> Self {
         Self {
             store,
-            prover,
+            verifier,
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             freshness: Arc::new(Freshness::new(limits.max_staleness)),
             under_way: Mutex::default(),
@@ -122,14 +123,14 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// See [`Unknowable`].
-    pub async fn authenticate(&self, secret: &Secret) -> Result<Option<Authenticated>, Unknowable> {
+    /// See [`LookupError`].
+    pub async fn authenticate(&self, secret: &BearerToken) -> Result<Option<Authenticated>, LookupError> {
         let digest = secret.digest();
         if self.freshness.is_fresh()
             && let Some((expected, token)) = self.verified.get(secret.id())
         {
             self.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok((expected == digest).then_some(Authenticated { token, life: Life::Live }));
+            return Ok((expected == digest).then_some(Authenticated { token, life: TokenState::Live }));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // In a box of its own: else each call that memory answers would move about what a question to the database needs.
@@ -148,7 +149,11 @@ impl Authenticator {
     }
 
     /// Asks the database, once for all who ask for the same secret meanwhile.
-    async fn look_up(&self, secret: &Secret, digest: Digest) -> Result<Option<Authenticated>, Unknowable> {
+    async fn look_up(
+        &self,
+        secret: &BearerToken,
+        digest: Digest,
+    ) -> Result<Option<Authenticated>, LookupError> {
         let lookup = self.join(secret, digest);
         // Taken out however this ends: the last one to hang up leaves nothing behind.
         let listed = Leave { authenticator: self, digest, lookup };
@@ -158,7 +163,7 @@ impl Authenticator {
 
     /// The lookup under way for the secret, unless something was revoked since it began that it may not see; else a
     /// new one.
-    fn join(&self, secret: &Secret, digest: Digest) -> Arc<Lookup> {
+    fn join(&self, secret: &BearerToken, digest: Digest) -> Arc<Lookup> {
         let new = || Arc::new(Lookup { ticket: self.verified.ticket(secret.id()), answer: OnceCell::new() });
         match self.under_way().entry(digest) {
             Entry::Vacant(place) => Arc::clone(place.insert(new())),
@@ -173,11 +178,11 @@ impl Authenticator {
 
     async fn ask(
         &self,
-        secret: &Secret,
+        secret: &BearerToken,
         digest: Digest,
         ticket: &Ticket,
-    ) -> Result<Option<Authenticated>, Unknowable> {
-        let _room = self.room.try_acquire().map_err(|_| Unknowable::Busy)?;
+    ) -> Result<Option<Authenticated>, LookupError> {
+        let _room = self.room.try_acquire().map_err(|_| LookupError::Busy)?;
         let Some(stored) = self.store.find_token(secret.id()).await? else {
             return Ok(None);
         };
@@ -185,7 +190,7 @@ impl Authenticator {
             return Ok(None);
         }
         let token = Arc::new(stored.token);
-        if stored.life == Life::Live {
+        if stored.life == TokenState::Live {
             self.verified.put(ticket, cache::Verified { digest, token: Arc::clone(&token) });
         }
         Ok(Some(Authenticated { token, life: stored.life }))
@@ -193,11 +198,11 @@ impl Authenticator {
 
     /// Whether `secret` is the token's. A token that was proven by an old key, or by argon2id for want of a key, is
     /// tagged anew, so that the next time is quick.
-    async fn prove(&self, secret: &Secret, stored: &StoredToken) -> Result<bool, Unknowable> {
-        match self.prover.check(secret, &stored.hash, stored.tag.as_ref()).await? {
-            Proof::Wrong => return Ok(false),
-            Proof::Right => {}
-            Proof::RightWithNewTag(tag) => {
+    async fn prove(&self, secret: &BearerToken, stored: &StoredToken) -> Result<bool, LookupError> {
+        match self.verifier.check(secret, &stored.hash, stored.tag.as_ref()).await? {
+            Verification::Wrong => return Ok(false),
+            Verification::Right => {}
+            Verification::RightWithNewTag(tag) => {
                 // The verdict does not hang on it; the next validation tries again.
                 if let Err(fault) = self.store.retag_token(secret.id(), tag).await {
                     tracing::warn!(token_id = %secret.id(), %fault, "a token was not tagged anew");
@@ -235,8 +240,8 @@ impl Drop for Leave<'_> {
 mod tests {
     use super::*;
     use crate::{
+        credentials::{HashLimits, Hasher, KeyRing},
         store::PoolLimits,
-        token::{HashLimits, Hasher, KeyRing},
     };
 
     async fn authenticator(folder: &std::path::Path) -> Authenticator {
@@ -244,10 +249,10 @@ mod tests {
         let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
         let store = Store::open(&url, limits).await.unwrap();
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
-        let prover = Prover::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
+        let verifier = SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
         let limits =
             ValidationLimits { cache_entries: 10, cold_lookups: 10, max_staleness: Duration::from_secs(5) };
-        Authenticator::new(store, Arc::new(prover), limits)
+        Authenticator::new(store, Arc::new(verifier), limits)
     }
 
     /// Otherwise whoever asks after a revocation could be given the answer to a question from before it.
@@ -255,7 +260,7 @@ mod tests {
     async fn a_lookup_that_a_revocation_overtakes_is_not_joined() {
         let folder = tempfile::tempdir().unwrap();
         let authenticator = authenticator(folder.path()).await;
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let join = || authenticator.join(&secret, secret.digest());
         let first = join();
         assert!(Arc::ptr_eq(&first, &join()));

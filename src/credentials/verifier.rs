@@ -1,17 +1,18 @@
 //! How a secret is proven: by its tag where the tag's key is at hand, by argon2id where it is not.
 
-use super::{HashError, Hasher, KeyRing, Secret, SecretHash, Tag};
+use super::{HashError, Hasher, KeyRing, SecretHash, Tag};
+use crate::token::BearerToken;
 
 /// Makes and checks the proofs that are kept of a secret.
 #[derive(Debug)]
-pub struct Prover {
+pub struct SecretVerifier {
     hasher: Hasher,
     keys: KeyRing,
 }
 
 /// What a check of a secret found.
 #[derive(Debug)]
-pub enum Proof {
+pub enum Verification {
     /// It is not the secret.
     Wrong,
     /// It is, and the proofs at rest are as they should be.
@@ -20,8 +21,8 @@ pub enum Proof {
     RightWithNewTag(Tag),
 }
 
-impl Prover {
-    /// A prover that hashes with `hasher` and tags with the keys of `keys`.
+impl SecretVerifier {
+    /// A verifier that hashes with `hasher` and tags with the keys of `keys`.
     pub fn new(hasher: Hasher, keys: KeyRing) -> Self {
         Self { hasher, keys }
     }
@@ -41,7 +42,7 @@ impl Prover {
     /// # Errors
     ///
     /// See [`Hasher::hash`].
-    pub async fn make(&self, secret: &Secret) -> Result<(SecretHash, Option<Tag>), HashError> {
+    pub async fn make(&self, secret: &BearerToken) -> Result<(SecretHash, Option<Tag>), HashError> {
         Ok((self.hasher.hash(secret).await?, self.keys.tag(secret)))
     }
 
@@ -52,21 +53,21 @@ impl Prover {
     /// See [`Hasher::verify`].
     pub async fn check(
         &self,
-        secret: &Secret,
+        secret: &BearerToken,
         hash: &SecretHash,
         tag: Option<&Tag>,
-    ) -> Result<Proof, HashError> {
+    ) -> Result<Verification, HashError> {
         let by_tag = tag.and_then(|tag| self.keys.check(secret, tag));
         let right = match by_tag {
             Some(right) => right,
             None => self.hasher.verify(secret, hash).await?,
         };
         if !right {
-            return Ok(Proof::Wrong);
+            return Ok(Verification::Wrong);
         }
         if self.keys.is_current(tag) {
-            return Ok(Proof::Right);
+            return Ok(Verification::Right);
         }
-        Ok(self.keys.tag(secret).map_or(Proof::Right, Proof::RightWithNewTag))
+        Ok(self.keys.tag(secret).map_or(Verification::Right, Verification::RightWithNewTag))
     }
 }

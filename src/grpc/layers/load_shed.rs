@@ -11,35 +11,35 @@ use tokio::sync::Semaphore;
 use tonic::{body::Body, codegen::http::Response};
 use tower::{Layer, Service};
 
-use super::status;
+use crate::grpc::status;
 
 /// Bounds the calls under way in all the services it wraps together.
 #[derive(Clone, Debug)]
-pub(super) struct ShedLayer {
+pub(in crate::grpc) struct LoadShedLayer {
     room: Arc<Semaphore>,
 }
 
-impl ShedLayer {
-    pub(super) fn new(calls: usize) -> Self {
+impl LoadShedLayer {
+    pub(in crate::grpc) fn new(calls: usize) -> Self {
         Self { room: Arc::new(Semaphore::new(calls)) }
     }
 }
 
-impl<S> Layer<S> for ShedLayer {
-    type Service = Shed<S>;
+impl<S> Layer<S> for LoadShedLayer {
+    type Service = LoadShed<S>;
 
-    fn layer(&self, inner: S) -> Shed<S> {
-        Shed { inner, room: Arc::clone(&self.room) }
+    fn layer(&self, inner: S) -> LoadShed<S> {
+        LoadShed { inner, room: Arc::clone(&self.room) }
     }
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Shed<S> {
+pub(in crate::grpc) struct LoadShed<S> {
     inner: S,
     room: Arc<Semaphore>,
 }
 
-impl<S, Request> Service<Request> for Shed<S>
+impl<S, Request> Service<Request> for LoadShed<S>
 where
     S: Service<Request, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,

@@ -8,7 +8,7 @@ pub struct Scope(String);
 
 /// Why texts are no scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScopeFault {
+pub enum ScopeError {
     /// Not of the form.
     #[error("must be 1 to 64 characters of a-z, 0-9, ':', '.', '_' and '-', a letter or digit first")]
     Form,
@@ -18,14 +18,14 @@ pub enum ScopeFault {
 }
 
 impl FromStr for Scope {
-    type Err = ScopeFault;
+    type Err = ScopeError;
 
-    fn from_str(text: &str) -> Result<Self, ScopeFault> {
+    fn from_str(text: &str) -> Result<Self, ScopeError> {
         let letter_or_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let fits = text.len() <= 64
             && text.bytes().next().is_some_and(letter_or_digit)
             && text.bytes().all(|byte| letter_or_digit(byte) || b":._-".contains(&byte));
-        fits.then(|| Self(text.to_owned())).ok_or(ScopeFault::Form)
+        fits.then(|| Self(text.to_owned())).ok_or(ScopeError::Form)
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
             assert!(good.parse::<Scope>().is_ok(), "{good}");
         }
         for bad in ["", ":a", "-", "Repo", "a b", "a*", "ä", "a\n", &"a".repeat(65)] {
-            assert_eq!(bad.parse::<Scope>(), Err(ScopeFault::Form), "{bad:?}");
+            assert_eq!(bad.parse::<Scope>(), Err(ScopeError::Form), "{bad:?}");
         }
     }
 

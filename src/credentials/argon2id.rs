@@ -18,7 +18,8 @@ use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use super::{Secret, hash_memory::HashMemory};
+use super::argon2_memory::HashMemory;
+use crate::token::BearerToken;
 
 /// An argon2id hash in PHC string format, salt and parameters included.
 #[derive(Clone)]
@@ -117,7 +118,7 @@ impl Hasher {
     /// # Errors
     ///
     /// [`HashError::Busy`] at once when the queue is full, [`HashError::Failed`].
-    pub async fn hash(&self, secret: &Secret) -> Result<SecretHash, HashError> {
+    pub async fn hash(&self, secret: &BearerToken) -> Result<SecretHash, HashError> {
         let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
         SysRng.try_fill_bytes(&mut salt).map_err(|_| HashError::Failed)?;
         let (argon2, secret) = (self.argon2.clone(), secret.clone());
@@ -131,7 +132,7 @@ impl Hasher {
     /// # Errors
     ///
     /// [`HashError::Busy`] at once when the queue is full, [`HashError::Corrupt`], [`HashError::Failed`].
-    pub async fn verify(&self, secret: &Secret, hash: &SecretHash) -> Result<bool, HashError> {
+    pub async fn verify(&self, secret: &BearerToken, hash: &SecretHash) -> Result<bool, HashError> {
         let (argon2, salt, expected) = parse_phc(hash).ok_or(HashError::Corrupt)?;
         let (blocks, secret) = (argon2.params().block_count(), secret.clone());
         let verify = move |memory: &mut [Block]| {
@@ -170,7 +171,7 @@ impl Hasher {
 /// Hashes `secret`, and writes the hash as a PHC string.
 fn phc(
     argon2: &Argon2<'_>,
-    secret: &Secret,
+    secret: &BearerToken,
     salt: &[u8],
     memory: &mut [Block],
 ) -> argon2::password_hash::Result<SecretHash> {
@@ -210,11 +211,11 @@ mod tests {
     #[tokio::test]
     async fn a_hash_is_of_its_secret_alone_and_states_its_parameters() {
         let hasher = hasher(1, 0);
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let hash = hasher.hash(&secret).await.unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
         assert_eq!(hasher.verify(&secret, &hash).await, Ok(true));
-        assert_eq!(hasher.verify(&Secret::generate().unwrap(), &hash).await, Ok(false));
+        assert_eq!(hasher.verify(&BearerToken::generate().unwrap(), &hash).await, Ok(false));
         assert_ne!(hasher.hash(&secret).await.unwrap().as_str(), hash.as_str(), "a salt is used once");
         assert_eq!(hasher.verify(&secret, &SecretHash("x".into())).await, Err(HashError::Corrupt));
         assert_eq!(hasher.runs(), 4);
@@ -225,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn hashes_are_those_of_the_argon2_crate() {
         let hasher = hasher(1, 0);
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let hash = hasher.hash(&secret).await.unwrap();
         let salt = PasswordHash::new(hash.as_str()).unwrap().salt.unwrap();
         let of_the_crate = hasher.argon2.hash_password_with_salt(secret.bits(), &salt).unwrap();
@@ -235,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn hashes_with_other_parameters_verify() {
         let hasher = hasher(1, 0);
-        let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let (secret, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         let (id, i, new, old) = (Algorithm::Argon2id, Algorithm::Argon2i, Version::V0x13, Version::V0x10);
         for (algorithm, version, [memory_kib, iterations, lanes, length]) in [
             (id, new, [8, 3, 1, 32]),
@@ -259,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn an_incomplete_or_unknown_hash_is_corrupt() {
         let hasher = hasher(1, 0);
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let good = hasher.hash(&secret).await.unwrap();
         for bad in [
             good.as_str().rsplit_once('$').unwrap().0.to_owned(),

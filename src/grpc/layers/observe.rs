@@ -16,7 +16,7 @@ use tonic::{
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::status;
+use crate::grpc::status;
 use crate::instrumentation::{ENTRY, HttpHeaders, RpcDurations, enter};
 
 /// The methods, as metrics name them, and as paths and traces do.
@@ -31,13 +31,13 @@ const METHODS: [(&str, &str); 4] = [
 const OTHER: (&str, &str) = ("_OTHER", "/_OTHER");
 
 /// The names of the methods in metrics.
-pub(super) fn method_names() -> [&'static str; 4] {
+pub(in crate::grpc) fn method_names() -> [&'static str; 4] {
     METHODS.map(|(name, _)| name)
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct ObserveLayer {
-    pub(super) durations: RpcDurations,
+pub(in crate::grpc) struct ObserveLayer {
+    pub(in crate::grpc) durations: RpcDurations,
 }
 
 impl<S> Layer<S> for ObserveLayer {
@@ -49,7 +49,7 @@ impl<S> Layer<S> for ObserveLayer {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Observe<S> {
+pub(in crate::grpc) struct Observe<S> {
     inner: S,
     durations: RpcDurations,
 }

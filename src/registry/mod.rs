@@ -10,12 +10,12 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::{
-    store::{Event, EventKind, Eviction, Life, NewToken, Store, StoreError},
-    token::{
-        self, Expiry, HashError, Prefix, Prover, Scopes, Secret, SecretHash, Tag, Token, TokenName, UserId,
-    },
+    credentials::{HashError, SecretHash, SecretVerifier, Tag},
+    store::{Event, EventKind, Eviction, NewTokenRow, Store, StoreError, TokenState},
+    token::{self, BearerToken, Expiry, Prefix, Scopes, Token, TokenName, UserId},
     validation::{
-        Authenticated, Authenticator, CacheStatistics, LastUsed, RevocationTail, Unknowable, ValidationLimits,
+        Authenticated, Authenticator, CacheStatistics, LastUsed, LookupError, RevocationTail,
+        ValidationLimits,
     },
 };
 
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub struct TokenRegistry {
     store: Store,
-    prover: Arc<Prover>,
+    verifier: Arc<SecretVerifier>,
     authenticator: Arc<Authenticator>,
     prefix: Prefix,
     max_live_tokens: u64,
@@ -34,7 +34,7 @@ pub struct TokenRegistry {
 
 /// What a token to be issued shall be.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct NewToken {
     /// The user that it acts as.
     pub user_id: UserId,
     /// Its name.
@@ -129,12 +129,12 @@ pub enum RegistryError {
     Store(#[from] StoreError),
 }
 
-impl From<Unknowable> for RegistryError {
-    fn from(fault: Unknowable) -> Self {
+impl From<LookupError> for RegistryError {
+    fn from(fault: LookupError) -> Self {
         match fault {
-            Unknowable::Busy => Self::Busy,
-            Unknowable::Store(fault) => Self::Store(fault),
-            Unknowable::Hash(fault) => Self::Hash(fault),
+            LookupError::Busy => Self::Busy,
+            LookupError::Store(fault) => Self::Store(fault),
+            LookupError::Hash(fault) => Self::Hash(fault),
         }
     }
 }
@@ -143,16 +143,16 @@ impl TokenRegistry {
     /// A registry over `store` that lets each user have `max_live_tokens`.
     pub fn new(
         store: Store,
-        prover: Prover,
+        verifier: SecretVerifier,
         prefix: Prefix,
         max_live_tokens: u64,
         limits: ValidationLimits,
     ) -> Self {
-        let prover = Arc::new(prover);
-        let authenticator = Arc::new(Authenticator::new(store.clone(), Arc::clone(&prover), limits));
+        let verifier = Arc::new(verifier);
+        let authenticator = Arc::new(Authenticator::new(store.clone(), Arc::clone(&verifier), limits));
         Self {
             store,
-            prover,
+            verifier,
             authenticator,
             prefix,
             max_live_tokens,
@@ -168,17 +168,17 @@ impl TokenRegistry {
 
     /// How often argon2 has run since the start.
     pub fn argon2_runs(&self) -> u64 {
-        self.prover.argon2_runs()
+        self.verifier.argon2_runs()
     }
 
     /// How many secrets wait for argon2 now.
     pub fn argon2_waiting(&self) -> usize {
-        self.prover.argon2_waiting()
+        self.verifier.argon2_waiting()
     }
 
     /// How many secrets were found good since the start, or not good for `reason`.
     pub fn validations(&self, reason: Option<Reason>) -> u64 {
-        self.validations[place(reason)].load(Ordering::Relaxed)
+        self.validations[outcome_index(reason)].load(Ordering::Relaxed)
     }
 
     /// What the memory of proven tokens has done since the start.
@@ -191,17 +191,17 @@ impl TokenRegistry {
     /// # Errors
     ///
     /// [`RegistryError::UserDeleted`], [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`], or a failure.
-    pub async fn issue(&self, wanted: Wanted) -> Result<Issued, RegistryError> {
-        let secret = Secret::generate().map_err(|_| RegistryError::Randomness)?;
+    pub async fn issue(&self, new: NewToken) -> Result<Issued, RegistryError> {
+        let secret = BearerToken::generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
-        let proofs = self.prover.make(&secret).await?;
+        let proofs = self.verifier.make(&secret).await?;
         let token = Token {
             id: secret.id(),
-            user_id: wanted.user_id,
-            name: wanted.name,
-            scopes: wanted.scopes,
+            user_id: new.user_id,
+            name: new.name,
+            scopes: new.scopes,
             created_at: token::now(),
-            expires_at: wanted.expiry.map(Expiry::at),
+            expires_at: new.expiry.map(Expiry::at),
             last_used_at: None,
         };
         let insert = insert(self.store.clone(), token, proofs, self.max_live_tokens);
@@ -215,7 +215,7 @@ impl TokenRegistry {
     ///
     /// A failure of the database.
     pub async fn list(&self, user: &UserId, before: Option<Uuid>, size: u32) -> Result<Page, RegistryError> {
-        // One more than wanted tells whether there is a next page.
+        // One more than new tells whether there is a next page.
         let mut tokens = self.store.page_tokens(user, before, u64::from(size) + 1).await?;
         let more = tokens.len() > size as usize;
         tokens.truncate(size as usize);
@@ -306,12 +306,12 @@ impl TokenRegistry {
             Verdict::Valid(_) => None,
             Verdict::Invalid(reason) => Some(*reason),
         };
-        self.validations[place(reason)].fetch_add(1, Ordering::Relaxed);
+        self.validations[outcome_index(reason)].fetch_add(1, Ordering::Relaxed);
         Ok(verdict)
     }
 
     async fn verdict(&self, secret: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
-        let Ok(secret) = Secret::parse(&self.prefix, secret) else {
+        let Ok(secret) = BearerToken::parse(&self.prefix, secret) else {
             return Ok(Verdict::Invalid(Reason::Malformed));
         };
         let Some(found) = self.authenticator.authenticate(&secret).await? else {
@@ -366,7 +366,7 @@ async fn insert(
     if counts.kept >= max_kept {
         return Err(RegistryError::TooManyExpired { limit: max_kept });
     }
-    transaction.insert_token(NewToken { token: &token, hash, tag }).await?;
+    transaction.insert_token(NewTokenRow { token: &token, hash, tag }).await?;
     let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, token.created_at);
     transaction.record(event).await?;
     let (user_id, token_id) = (token.user_id.as_str(), token.id);
@@ -381,18 +381,18 @@ async fn insert(
 }
 
 /// Where validations with this outcome are counted.
-fn place(reason: Option<Reason>) -> usize {
+fn outcome_index(reason: Option<Reason>) -> usize {
     reason.map_or(0, |reason| 1 + reason as usize)
 }
 
 /// Whether a token whose secret was proven is good at `now`.
 fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
     match found.life {
-        Life::Revoked => Err(Reason::Revoked),
-        Life::AccountDeleted => Err(Reason::UserDeleted),
-        Life::Live if found.token.is_expired(now) => Err(Reason::Expired),
-        Life::Live if !found.token.scopes.contains_all(required) => Err(Reason::MissingScope),
-        Life::Live => Ok(()),
+        TokenState::Revoked => Err(Reason::Revoked),
+        TokenState::AccountDeleted => Err(Reason::UserDeleted),
+        TokenState::Live if found.token.is_expired(now) => Err(Reason::Expired),
+        TokenState::Live if !found.token.scopes.contains_all(required) => Err(Reason::MissingScope),
+        TokenState::Live => Ok(()),
     }
 }
 

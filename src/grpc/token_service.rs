@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 use super::{page_token, status::Violations};
 use crate::{
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
-    registry::{Issued, Reason, TokenRegistry, Verdict, Wanted},
-    token::{self, Expiry, Prefix, Scope, ScopeFault, Scopes, Token, TokenName},
+    registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
+    token::{self, Expiry, Prefix, Scope, ScopeError, Scopes, Token, TokenName},
 };
 
 /// The service over a registry.
 #[derive(Clone, Debug)]
-pub(super) struct Tokens {
+pub(super) struct TokenHandler {
     pub(super) registry: Arc<TokenRegistry>,
 }
 
@@ -27,7 +27,7 @@ const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 200;
 
 #[tonic::async_trait]
-impl TokenService for Tokens {
+impl TokenService for TokenHandler {
     async fn create_token(
         &self,
         request: Request<pb::CreateTokenRequest>,
@@ -44,7 +44,8 @@ impl TokenService for Tokens {
             return Err(violations.into_status());
         };
 
-        let Issued { token, secret } = self.registry.issue(Wanted { user_id, name, scopes, expiry }).await?;
+        let Issued { token, secret } =
+            self.registry.issue(NewToken { user_id, name, scopes, expiry }).await?;
         Ok(Response::new(pb::CreateTokenResponse {
             token: Some(to_proto(&token, self.registry.prefix())),
             secret: secret.expose_secret().to_owned(),
@@ -119,7 +120,7 @@ impl TokenService for Tokens {
 /// The set of scopes in `texts`; each one at fault is a violation of its own.
 fn check_scopes(violations: &mut Violations, field: &str, texts: &[String]) -> Option<Scopes> {
     if texts.len() > Scopes::MAX {
-        return violations.check(field, Err(ScopeFault::TooMany(texts.len())));
+        return violations.check(field, Err(ScopeError::TooMany(texts.len())));
     }
     let scopes: Vec<Option<Scope>> = texts
         .iter()

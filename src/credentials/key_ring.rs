@@ -17,10 +17,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
-use super::{
-    Secret,
-    keyring_file::{self, Keys},
-};
+use super::key_ring_file::{self, Keys};
+use crate::token::BearerToken;
 
 /// The name of a key: `[a-z0-9][a-z0-9._-]{0,31}`. It stands beside each tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +132,7 @@ impl KeyRing {
     /// The file cannot be made or read, or is no key ring.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
         if !path.try_exists()? {
-            match keyring_file::create(path) {
+            match key_ring_file::create(path) {
                 Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault.into()),
                 _ => {}
             }
@@ -157,14 +155,14 @@ impl KeyRing {
     }
 
     /// The tag of `secret` under the primary key; none without one.
-    pub fn tag(&self, secret: &Secret) -> Option<Tag> {
+    pub fn tag(&self, secret: &BearerToken) -> Option<Tag> {
         let key_id = self.primary.clone()?;
         let mac = mac(self.keys.get(&key_id)?, secret).to_vec();
         Some(Tag { key_id, mac })
     }
 
     /// Whether `tag` is of `secret`, compared in constant time; `None` when its key is not in the ring.
-    pub fn check(&self, secret: &Secret, tag: &Tag) -> Option<bool> {
+    pub fn check(&self, secret: &BearerToken, tag: &Tag) -> Option<bool> {
         let key = self.keys.get(&tag.key_id)?;
         Some(mac(key, secret).ct_eq(&tag.mac).into())
     }
@@ -175,7 +173,7 @@ impl KeyRing {
     }
 }
 
-fn mac(key: &Hmac<Sha256>, secret: &Secret) -> [u8; 32] {
+fn mac(key: &Hmac<Sha256>, secret: &BearerToken) -> [u8; 32] {
     key.clone().chain_update(secret.bits()).finalize().into_bytes().into()
 }
 
@@ -199,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_tag_is_of_its_secret_and_key_alone() {
-        let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let (secret, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         let (old, both, new) =
             (ring("a", &[("a", A)]), ring("b", &[("a", A), ("b", B)]), ring("b", &[("b", B)]));
         let tag = old.tag(&secret).unwrap();
@@ -225,7 +223,7 @@ mod tests {
         });
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
-        let secret = Secret::generate().unwrap();
+        let secret = BearerToken::generate().unwrap();
         let tag = rings[0].tag(&secret).unwrap();
         assert!(rings.iter().all(|ring| ring.check(&secret, &tag) == Some(true)));
     }

@@ -25,16 +25,16 @@ pub struct Prefix(String);
 /// The text is no prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 2 to 16 lower-case letters and digits, a letter first")]
-pub struct PrefixFault;
+pub struct PrefixError;
 
 impl FromStr for Prefix {
-    type Err = PrefixFault;
+    type Err = PrefixError;
 
-    fn from_str(text: &str) -> Result<Self, PrefixFault> {
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
         let fits = (2..=16).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_lowercase())
             && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        fits.then(|| Self(text.to_owned())).ok_or(PrefixFault)
+        fits.then(|| Self(text.to_owned())).ok_or(PrefixError)
     }
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Prefix {
 
 /// A bearer token: the id that finds it and the random bits that prove it. Wiped from memory when dropped.
 #[derive(Clone)]
-pub struct Secret {
+pub struct BearerToken {
     id: Uuid,
     bits: Zeroizing<[u8; 32]>,
 }
@@ -83,7 +83,7 @@ impl From<base62::Fault> for ParseError {
     }
 }
 
-impl Secret {
+impl BearerToken {
     /// A new token with an id of this moment and 256 random bits from the operating system.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl Secret {
     }
 
     /// The random bits, for hashing.
-    pub(super) fn bits(&self) -> &[u8; 32] {
+    pub(crate) fn bits(&self) -> &[u8; 32] {
         &self.bits
     }
 
@@ -157,7 +157,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
@@ -174,8 +174,8 @@ mod tests {
         "pat".parse().unwrap()
     }
 
-    fn secret(id: u128, bits: [u8; 32]) -> Secret {
-        Secret { id: Uuid::from_u128(id), bits: Zeroizing::new(bits) }
+    fn secret(id: u128, bits: [u8; 32]) -> BearerToken {
+        BearerToken { id: Uuid::from_u128(id), bits: Zeroizing::new(bits) }
     }
 
     /// The form is relied on from outside: scanners know it, users have stored it.
@@ -193,7 +193,7 @@ mod tests {
             assert_eq!(good.parse::<Prefix>().map(|prefix| prefix.to_string()), Ok(good.to_owned()));
         }
         for bad in ["", "p", "4pat", "Pat", "pa_t", "pät", "pat ", "abcdefghijklmnopq"] {
-            assert_eq!(bad.parse::<Prefix>(), Err(PrefixFault), "{bad:?}");
+            assert_eq!(bad.parse::<Prefix>(), Err(PrefixError), "{bad:?}");
         }
     }
 
@@ -222,13 +222,13 @@ mod tests {
             (with_sum(&format!("pat_{}_{}", "0".repeat(22), "z".repeat(43))), ParseError::Range),
         ];
         for (text, fault) in cases {
-            assert_eq!(Secret::parse(&pat(), text.as_bytes()).unwrap_err(), fault, "{text}");
+            assert_eq!(BearerToken::parse(&pat(), text.as_bytes()).unwrap_err(), fault, "{text}");
         }
     }
 
     #[test]
     fn debug_shows_nothing() {
-        assert_eq!(format!("{:?}", Secret::generate().unwrap()), "[redacted]");
+        assert_eq!(format!("{:?}", BearerToken::generate().unwrap()), "[redacted]");
     }
 
     proptest! {
@@ -236,7 +236,7 @@ mod tests {
         fn every_generated_secret_parses(id: u128, bits: [u8; 32], prefix in "[a-z][a-z0-9]{1,15}") {
             let prefix: Prefix = prefix.parse().unwrap();
             let text = secret(id, bits).reveal(&prefix);
-            let parsed = Secret::parse(&prefix, text.expose_secret().as_bytes()).unwrap();
+            let parsed = BearerToken::parse(&prefix, text.expose_secret().as_bytes()).unwrap();
             prop_assert_eq!(parsed.id().as_u128(), id);
             prop_assert_eq!(parsed.bits(), &bits);
         }
@@ -258,21 +258,21 @@ mod tests {
                 let mut mutated = characters.clone();
                 mutated[place] = other;
                 let mutated: String = mutated.iter().collect();
-                prop_assert!(Secret::parse(&pat(), mutated.as_bytes()).is_err(), "{}", mutated);
+                prop_assert!(BearerToken::parse(&pat(), mutated.as_bytes()).is_err(), "{}", mutated);
             }
         }
 
         #[test]
         fn no_text_makes_it_panic(text: String, body in "pat_[0-9A-Za-z_]{72}", wide in "pat_\\PC{72}") {
             for text in [text, body, wide] {
-                let _ = Secret::parse(&pat(), text.as_bytes());
+                let _ = BearerToken::parse(&pat(), text.as_bytes());
             }
         }
 
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = Secret::parse(&pat(), &bytes);
-            let _ = Secret::parse(&pat(), &[b"pat_", &bytes[..]].concat());
+            let _ = BearerToken::parse(&pat(), &bytes);
+            let _ = BearerToken::parse(&pat(), &[b"pat_", &bytes[..]].concat());
         }
     }
 

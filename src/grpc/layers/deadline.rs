@@ -17,8 +17,8 @@ use tower::{Layer, Service};
 
 /// Bounds each call of the services it wraps.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DeadlineLayer {
-    pub(super) limit: Duration,
+pub(in crate::grpc) struct DeadlineLayer {
+    pub(in crate::grpc) limit: Duration,
 }
 
 impl<S> Layer<S> for DeadlineLayer {
@@ -30,7 +30,7 @@ impl<S> Layer<S> for DeadlineLayer {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Deadline<S> {
+pub(in crate::grpc) struct Deadline<S> {
     inner: S,
     limit: Duration,
 }

@@ -274,7 +274,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::token::{KeyRing, Secret};
+    use crate::{credentials::KeyRing, token::BearerToken};
 
     const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
@@ -312,7 +312,7 @@ mod tests {
         #[test]
         fn whatever_is_done_the_file_is_a_ring_and_what_it_keeps_stays_understood(steps in steps()) {
             let (_folder, path) = ring();
-            let secret = Secret::generate().unwrap();
+            let secret = BearerToken::generate().unwrap();
             let mut tags = vec![KeyRing::open(&path).unwrap().tag(&secret).unwrap()];
             for step in steps {
                 let mut file = KeyRingFile::open(&path).unwrap();

@@ -5,10 +5,10 @@
 
 use tonic::{Code, Status, body::Body, codegen::http::Response};
 
-use super::{MAX_MESSAGE, status};
+use crate::grpc::{MAX_MESSAGE, status};
 
 /// Replaces an answer that tonic made in place of the handler.
-pub(super) fn blame_the_request(response: Response<Body>) -> Response<Body> {
+pub(in crate::grpc) fn blame_the_request(response: Response<Body>) -> Response<Body> {
     let replaced = response.extensions().get().and_then(answer_for);
     replaced.map_or(response, Status::into_http)
 }
