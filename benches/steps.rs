@@ -97,7 +97,14 @@ impl Memory {
             let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
             let store = Store::open(&url, limits).await.unwrap();
             store.prepare().await.unwrap();
-            let registry = TokenRegistry::new(store.clone(), verifier(), prefix(), 50, LIMITS);
+            let registry = TokenRegistry::new(
+                store.clone(),
+                latchkey::clock::Clock::system(),
+                verifier(),
+                prefix(),
+                50,
+                LIMITS,
+            );
             let authenticator = Authenticator::new(store.clone(), Arc::new(verifier()), LIMITS);
             registry.revocation_tail().poll_once().await.unwrap();
             authenticator.revocation_tail().poll_once().await.unwrap();

@@ -17,6 +17,7 @@ use tonic::{
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::proto::latchkey::{
     CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, Token, ValidateTokenRequest, invalid::Reason,
     token_service_client::TokenServiceClient, validate_token_response::Outcome,
@@ -150,7 +151,8 @@ impl TokenCommand {
         let json = self.json;
         match self.action {
             Action::Create { user, name, scopes, expires, secret_only } => {
-                let expire_time = expires.map(|span| expiry(SystemTime::now(), span)).transpose()?;
+                let expire_time =
+                    expires.map(|span| expiry(Clock::system().now().into(), span)).transpose()?;
                 let request = CreateTokenRequest { user_id: user, name, scopes, expire_time };
                 create(client, json, secret_only, request).await
             }

@@ -25,6 +25,7 @@
 //! | [`proto`] | the generated messages and stubs |
 
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod events;

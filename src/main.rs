@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use latchkey::{
     client::{Report, TokenCommand},
+    clock::Clock,
     config::{self, Config, ConfigError, DatabaseConfig},
     health::HealthCommand,
     keys::KeysCommand,
@@ -99,7 +100,7 @@ async fn serve(config: Config) -> Result<ExitCode, AnyError> {
     let telemetry = Telemetry::init(&config.database.log, config.database.log_format, true)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::start(&config).await?;
+    let server = Server::start(&config, Clock::system()).await?;
     greet(server.grpc_addr(), server.http_addr());
     let stop = server.stopper();
     tokio::spawn(async move {

@@ -102,6 +102,9 @@ async fn a_ring_that_is_asked_for_must_be_there() {
         "--key-ring",
         "/nowhere/ring.toml",
     ]);
-    let fault = latchkey::server::Server::start(&config.unwrap()).await.unwrap_err().to_string();
+    let fault = latchkey::server::Server::start(&config.unwrap(), latchkey::clock::Clock::system())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("LATCHKEY_KEY_RING") && fault.contains("/nowhere/ring.toml"), "{fault}");
 }

@@ -100,7 +100,7 @@ impl Filler {
     async fn tokens(&self, first: usize, secrets: &[BearerToken], keys: &KeyRing) {
         let key_id = keys.tag(&secrets[0]).unwrap().key_id().as_str().to_owned();
         let mut values: Vec<Value> =
-            vec![self.hash.as_str().into(), key_id.into(), latchkey::token::now().into()];
+            vec![self.hash.as_str().into(), key_id.into(), latchkey::clock::Clock::system().now().into()];
         let mut rows = Vec::with_capacity(secrets.len());
         for (n, secret) in secrets.iter().enumerate() {
             let (user, n, place) = ((first + n) / TOKENS_OF_A_USER, first + n, values.len());

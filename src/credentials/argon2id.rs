@@ -282,15 +282,15 @@ mod tests {
     #[tokio::test]
     async fn a_bounded_number_runs_and_waits() {
         let hasher = Arc::new(hasher(2, 1));
-        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let (open, gate) = std::sync::mpsc::sync_channel::<()>(3);
         let gate = Arc::new(std::sync::Mutex::new(gate));
-        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+        let (started, mut starts) = tokio::sync::mpsc::channel(4);
         let start = || {
             let (hasher, gate, started) = (Arc::clone(&hasher), Arc::clone(&gate), started.clone());
             tokio::spawn(async move {
                 hasher
                     .run(8, move |_| {
-                        started.send(()).unwrap();
+                        started.try_send(()).unwrap();
                         gate.lock().unwrap().recv().unwrap();
                     })
                     .await

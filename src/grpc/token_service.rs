@@ -13,7 +13,7 @@ use super::{page_token, status::Violations};
 use crate::{
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
     registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
-    token::{self, Expiry, Prefix, Scope, ScopeError, Scopes, Token, TokenName},
+    token::{Expiry, PageSize, Prefix, Scope, ScopeError, Scopes, Token, TokenName},
 };
 
 /// The service over a registry.
@@ -21,10 +21,6 @@ use crate::{
 pub(super) struct TokenHandler {
     pub(super) registry: Arc<TokenRegistry>,
 }
-
-/// How many tokens a page has when the request does not say, and at most.
-const PAGE_DEFAULT: u32 = 50;
-const PAGE_MAX: u32 = 200;
 
 #[tonic::async_trait]
 impl TokenService for TokenHandler {
@@ -37,8 +33,8 @@ impl TokenService for TokenHandler {
         let user_id = violations.check("user_id", request.user_id.parse());
         let name = violations.check("name", TokenName::parse(&request.name));
         let scopes = check_scopes(&mut violations, "scopes", &request.scopes);
-        let expiry =
-            request.expire_time.map(|at| Expiry::parse(at.seconds, at.nanos, token::now())).transpose();
+        let now = self.registry.clock().now();
+        let expiry = request.expire_time.map(|at| Expiry::parse(at.seconds, at.nanos, now)).transpose();
         let expiry = violations.check("expire_time", expiry);
         let (Some(user_id), Some(name), Some(scopes), Some(expiry)) = (user_id, name, scopes, expiry) else {
             return Err(violations.into_status());
@@ -59,7 +55,7 @@ impl TokenService for TokenHandler {
         let request = request.into_inner();
         let mut violations = Violations::default();
         let user = violations.check("user_id", request.user_id.parse());
-        let size = violations.check("page_size", page_size(request.page_size));
+        let size = violations.check("page_size", PageSize::parse(request.page_size));
         let before = match &user {
             Some(user) if !request.page_token.is_empty() => {
                 let place = page_token::decode(user, &request.page_token);
@@ -132,15 +128,6 @@ fn check_scopes(violations: &mut Violations, field: &str, texts: &[String]) -> O
 
 const BAD_PAGE_TOKEN: &str =
     "is not a next_page_token of this user's list; leave it empty for the first page";
-
-/// A size of a page as AIP-158 has it: 0 is the default, too many are as many as there may be.
-fn page_size(size: i32) -> Result<u32, &'static str> {
-    match u32::try_from(size) {
-        Ok(0) => Ok(PAGE_DEFAULT),
-        Ok(size) => Ok(size.min(PAGE_MAX)),
-        Err(_) => Err("must not be negative; 0 is 50, more than 200 is 200"),
-    }
-}
 
 fn token_id(text: &str) -> Result<Uuid, &'static str> {
     // Its other forms, as `Uuid` reads them, are not what the service answers with.

@@ -24,16 +24,6 @@ const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
     None => "unknown",
 };
 
-const OUTCOMES: [(&str, Option<Reason>); 7] = [
-    ("valid", None),
-    ("malformed", Some(Reason::Malformed)),
-    ("unknown", Some(Reason::Unknown)),
-    ("revoked", Some(Reason::Revoked)),
-    ("expired", Some(Reason::Expired)),
-    ("user_deleted", Some(Reason::UserDeleted)),
-    ("missing_scope", Some(Reason::MissingScope)),
-];
-
 pub(super) async fn show(State(sources): State<Arc<Sources>>) -> Response {
     let text = gather(&sources).and_then(|families| TextEncoder::new().encode_to_string(&families));
     match text {
@@ -66,7 +56,8 @@ fn validation(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error>
         Opts::new("latchkey_validations_total", "Secrets that were judged, by outcome."),
         &["outcome"],
     )?;
-    for (outcome, reason) in OUTCOMES {
+    let outcomes = Reason::ALL.into_iter().map(|reason| (reason.name(), Some(reason)));
+    for (outcome, reason) in std::iter::once(("valid", None)).chain(outcomes) {
         validations.with_label_values(&[outcome]).inc_by(registry.validations(reason));
     }
     Ok([

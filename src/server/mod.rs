@@ -15,6 +15,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{readiness::DatabaseWatch, shutdown::Service};
 use crate::{
+    clock::Clock,
     config::{self, Config, ConfigError},
     credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
     events::{self, EventCounts, NatsError},
@@ -103,7 +104,7 @@ impl Server {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
         let url = config.database.url()?;
         let hasher = Hasher::new(config.hash_limits()).map_err(StartError::Argon2)?;
@@ -116,6 +117,7 @@ impl Server {
 
         let registry = Arc::new(TokenRegistry::new(
             store.clone(),
+            clock,
             SecretVerifier::new(hasher, keys),
             config.token_prefix.clone(),
             u64::from(config.max_tokens_per_user),

@@ -29,7 +29,7 @@ pub struct StoredToken {
     /// The fast proof of its secret.
     pub tag: Option<Tag>,
     /// Whether it was taken away.
-    pub life: TokenState,
+    pub state: TokenState,
 }
 
 /// Whether a token was taken away; it never comes back.
@@ -282,7 +282,7 @@ impl From<Model> for Token {
 
 fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
     let tag = row.tag_key_id.take().zip(row.tag.take());
-    let life = match row.revoked_at {
+    let state = match row.revoked_at {
         Some(_) => TokenState::Revoked,
         None if account_deleted => TokenState::AccountDeleted,
         None => TokenState::Live,
@@ -290,7 +290,7 @@ fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
     StoredToken {
         hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),
         tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
-        life,
+        state,
         token: row.into(),
     }
 }

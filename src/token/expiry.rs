@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike as _, Utc};
 
-use super::to_micros;
+use crate::clock::to_micros;
 
 /// A moment that lay in the future when it was checked, in whole microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod characters;
 mod digest;
 mod expiry;
 mod name;
+mod page_size;
 mod scopes;
 mod user_id;
 
@@ -18,6 +19,7 @@ pub use self::{
     digest::Digest,
     expiry::{Expiry, ExpiryError},
     name::{NameError, TokenName},
+    page_size::{PageSize, PageSizeError},
     scopes::{Scope, ScopeError, Scopes},
     user_id::{UserId, UserIdError},
 };
@@ -58,15 +60,4 @@ impl Token {
         let id = base62::encode_id(self.id);
         format!("{prefix}_{}...{}", &id[..4], &id[id.len() - 4..])
     }
-}
-
-/// The time now, in the precision that every supported database keeps: microseconds.
-pub fn now() -> DateTime<Utc> {
-    to_micros(Utc::now())
-}
-
-/// `at` without what is finer than a microsecond.
-pub(crate) fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
-    // Always found: the timestamp comes from a valid time of the same range.
-    DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }

@@ -43,7 +43,7 @@ pub struct Authenticated {
     /// What may be shown.
     pub token: Arc<Token>,
     /// Whether it was revoked, as far as this replica knows.
-    pub life: TokenState,
+    pub state: TokenState,
 }
 
 /// Why it cannot be known whose a secret is.
@@ -130,7 +130,7 @@ impl Authenticator {
             && let Some((expected, token)) = self.verified.get(secret.id())
         {
             self.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok((expected == digest).then_some(Authenticated { token, life: TokenState::Live }));
+            return Ok((expected == digest).then_some(Authenticated { token, state: TokenState::Live }));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // In a box of its own: else each call that memory answers would move about what a question to the database needs.
@@ -190,10 +190,10 @@ impl Authenticator {
             return Ok(None);
         }
         let token = Arc::new(stored.token);
-        if stored.life == TokenState::Live {
+        if stored.state == TokenState::Live {
             self.verified.put(ticket, cache::Verified { digest, token: Arc::clone(&token) });
         }
-        Ok(Some(Authenticated { token, life: stored.life }))
+        Ok(Some(Authenticated { token, state: stored.state }))
     }
 
     /// Whether `secret` is the token's. A token that was proven by an old key, or by argon2id for want of a key, is

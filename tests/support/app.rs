@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use latchkey::{
+    clock::Clock,
     config::Config,
     proto::latchkey::{
         CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, ListTokensRequest, ListTokensResponse,
@@ -36,6 +37,7 @@ pub struct App {
     pub client: TokenServiceClient<Channel>,
     pub url: String,
     pub folder: TempDir,
+    pub clock: Clock,
 }
 
 impl App {
@@ -46,16 +48,22 @@ impl App {
 
     /// Starts a service on a new database, with further settings.
     pub async fn start_with(database: Database, settings: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = match database {
-            Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
-            Database::Postgres => Postgres::shared().create_database().await,
-        };
+        let (url, folder) = new_database(database).await;
         Self::start_on(url, folder, settings).await
+    }
+
+    /// Starts a service on a new database, with a clock that the test sets.
+    pub async fn start_with_clock(database: Database, clock: Clock) -> Self {
+        let (url, folder) = new_database(database).await;
+        Self::start_at(url, folder, &[], clock).await
     }
 
     /// Starts a service on the database at `url`.
     pub async fn start_on(url: String, folder: TempDir, settings: &[&str]) -> Self {
+        Self::start_at(url, folder, settings, Clock::system()).await
+    }
+
+    async fn start_at(url: String, folder: TempDir, settings: &[&str], clock: Clock) -> Self {
         let data = folder.path().join("data");
         let mut arguments = vec![
             "serve",
@@ -73,9 +81,9 @@ impl App {
         }
         arguments.extend(settings);
         let config = Config::parse_from(arguments).unwrap();
-        let server = Server::start(&config).await.unwrap();
+        let server = Server::start(&config, clock.clone()).await.unwrap();
         let client = connect(&format!("http://{}", server.grpc_addr())).await;
-        Self { server, client, url, folder }
+        Self { server, client, url, folder, clock }
     }
 
     /// Another service on the same database, with the same key ring.
@@ -229,6 +237,16 @@ impl App {
         }
         Lock(connection)
     }
+}
+
+/// The URL of a new database, and a folder, which a file of it is in.
+async fn new_database(database: Database) -> (String, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = match database {
+        Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
+        Database::Postgres => Postgres::shared().create_database().await,
+    };
+    (url, folder)
 }
 
 /// A lock held by a test.

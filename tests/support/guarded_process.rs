@@ -38,7 +38,7 @@ impl GuardedProcess {
         }
         let mut shell = command.spawn().unwrap();
         let output = BufReader::new(shell.stdout.take().unwrap());
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(2);
         let ready = ready.to_owned();
         // Reads to the end, so that the server never waits for its reader.
         let seen = Arc::new(Mutex::new(String::new()));

@@ -100,7 +100,7 @@ impl Process {
             text
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(64);
         let output = std::thread::spawn(move || {
             let mut text = String::new();
             for line in stdout.lines().map_while(Result::ok) {

@@ -1,0 +1,53 @@
+//! Why the registry did not do what was asked.
+
+use crate::{credentials::HashError, store::StoreError, validation::LookupError};
+
+/// Why the registry did not do what was asked. Nothing is half done; with a failure of the database it may be done.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A token of the user that is not revoked has the name.
+    #[error("the user has a token of this name")]
+    NameTaken,
+    /// The user has as many live tokens as are allowed.
+    #[error("the user has {limit} live tokens, as many as are allowed")]
+    TooManyTokens {
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The user keeps as many expired tokens as are allowed.
+    #[error(
+        "the user has {limit} tokens, expired ones included, as many as are allowed; delete some that expired"
+    )]
+    TooManyExpired {
+        /// How many are allowed, live and expired ones together.
+        limit: u64,
+    },
+    /// The account was deleted, for good.
+    #[error("the user's account was deleted")]
+    UserDeleted,
+    /// The user has no such token that is not revoked.
+    #[error("the user has no such token")]
+    NotFound,
+    /// As many secrets as may be are being looked up.
+    #[error("too many secrets are being looked up")]
+    Busy,
+    /// A secret could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no randomness")]
+    Randomness,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<LookupError> for RegistryError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Busy => Self::Busy,
+            LookupError::Store(error) => Self::Store(error),
+            LookupError::Hash(error) => Self::Hash(error),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Taking access away: one token, or an account with all of its tokens.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{RegistryError, TokenRegistry, by_user};
+use crate::{
+    store::{Event, EventKind, Eviction},
+    token::UserId,
+};
+
+impl TokenRegistry {
+    /// Revokes one token of the user.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
+    pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
+        let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
+        let authenticator = Arc::clone(&self.authenticator);
+        let revoke = async move {
+            let now = clock.now();
+            let transaction = store.begin().await?;
+            if !transaction.revoke_token(&user, id, now).await? {
+                return Err(RegistryError::NotFound);
+            }
+            transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
+            let committed = transaction.commit().await;
+            // Also when it is not known whether it was committed.
+            authenticator.evict(&Eviction::Token(id));
+            let (user_id, token_id) = (user.as_str(), id);
+            match committed {
+                Ok(()) => tracing::info!(user_id, %token_id, "token revoked"),
+                Err(ref error) => {
+                    tracing::warn!(user_id, %token_id, %error, "not known whether the token is revoked");
+                }
+            }
+            Ok(committed?)
+        };
+        self.store.run_to_completion(revoke).await
+    }
+
+    /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
+    /// issued again. Doing it twice changes nothing. `actor` and `event_id` go into the audit log.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn revoke_user(
+        &self,
+        user: &UserId,
+        deleted_at: Option<DateTime<Utc>>,
+        actor: &str,
+        event_id: &str,
+    ) -> Result<(), RegistryError> {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let authenticator = Arc::clone(&self.authenticator);
+        let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
+        let delete = async move {
+            let transaction = store.begin().await?;
+            if transaction.lock_account(&user).await?.is_some() {
+                return Ok(());
+            }
+            let now = clock.now();
+            transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;
+            let kind = EventKind::UserDeleted;
+            let (actor, event_id) = (actor.as_str(), event_id.as_str());
+            let event =
+                Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
+            transaction.record(event).await?;
+            let committed = transaction.commit().await;
+            // Also when it is not known whether it was committed.
+            authenticator.evict(&Eviction::Account(user.clone()));
+            let user_id = user.as_str();
+            match committed {
+                Ok(()) => tracing::info!(user_id, actor, event_id, "user deleted"),
+                Err(ref error) => {
+                    tracing::warn!(user_id, event_id, %error, "not known whether the user is deleted");
+                }
+            }
+            Ok(committed?)
+        };
+        self.store.run_to_completion(delete).await
+    }
+}

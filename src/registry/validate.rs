@@ -1,0 +1,139 @@
+//! Validation: whether a bearer token is good, and why not.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{RegistryError, TokenRegistry};
+use crate::{
+    store::TokenState,
+    token::{BearerToken, Scopes, Token},
+    validation::Authenticated,
+};
+
+/// Whether a bearer token is good.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is: act as the token's user.
+    Valid(Arc<Token>),
+    /// It is not.
+    Invalid(Reason),
+}
+
+/// Why a bearer token is not good. The first that applies, in this order, is the one that is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Not of a token's form.
+    Malformed,
+    /// No such token, or not its secret.
+    Unknown,
+    /// The token was deleted.
+    Revoked,
+    /// The account of the token's user was deleted.
+    UserDeleted,
+    /// The token has expired.
+    Expired,
+    /// The token lacks a required scope.
+    MissingScope,
+}
+
+impl Reason {
+    /// Every reason, in the order in which they are checked.
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::Unknown, Self::Revoked, Self::UserDeleted, Self::Expired, Self::MissingScope];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+            Self::UserDeleted => "user_deleted",
+            Self::Expired => "expired",
+            Self::MissingScope => "missing_scope",
+        }
+    }
+}
+
+/// How many validations ended how.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    valid: AtomicU64,
+    invalid: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Outcomes {
+    fn counter(&self, reason: Option<Reason>) -> &AtomicU64 {
+        match reason {
+            None => &self.valid,
+            // A reason's number is its index in `ALL`; a test checks it.
+            Some(reason) => &self.invalid[reason as usize],
+        }
+    }
+}
+
+impl TokenRegistry {
+    /// How many bearer tokens were valid since the start, or invalid for `reason`.
+    pub fn validations(&self, reason: Option<Reason>) -> u64 {
+        self.outcomes.counter(reason).load(Ordering::Relaxed)
+    }
+
+    /// Tells whether `bearer` is good for the scopes `required`, now.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be known: a failure.
+    pub async fn validate(&self, bearer: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
+        let verdict = self.verdict(bearer, required).await?;
+        let reason = match &verdict {
+            Verdict::Valid(_) => None,
+            Verdict::Invalid(reason) => Some(*reason),
+        };
+        self.outcomes.counter(reason).fetch_add(1, Ordering::Relaxed);
+        Ok(verdict)
+    }
+
+    async fn verdict(&self, bearer: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
+        let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else {
+            return Ok(Verdict::Invalid(Reason::Malformed));
+        };
+        let Some(found) = self.authenticator.authenticate(&bearer).await? else {
+            return Ok(Verdict::Invalid(Reason::Unknown));
+        };
+        let now = self.clock.now();
+        if let Err(reason) = judge(&found, required, now) {
+            return Ok(Verdict::Invalid(reason));
+        }
+        self.last_used.note(found.token.id, now);
+        Ok(Verdict::Valid(found.token))
+    }
+}
+
+/// Whether a token whose secret was verified is good at `now`.
+fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
+    match found.state {
+        TokenState::Revoked => Err(Reason::Revoked),
+        TokenState::AccountDeleted => Err(Reason::UserDeleted),
+        TokenState::Live if found.token.is_expired(now) => Err(Reason::Expired),
+        TokenState::Live if !found.token.scopes.contains_all(required) => Err(Reason::MissingScope),
+        TokenState::Live => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_counted_by_itself() {
+        let outcomes = Outcomes::default();
+        outcomes.counter(None).fetch_add(1, Ordering::Relaxed);
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
+            assert_eq!(outcomes.counter(Some(reason)).fetch_add(1, Ordering::Relaxed), 0, "{reason:?}");
+        }
+    }
+}
