@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use latchkey::proto::{identity, latchkey::invalid::Reason};
 use prost::Message as _;
@@ -6,7 +8,10 @@ use rstest::rstest;
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
+    health::watch,
+    latchkey::Process,
     nats::{Nats, SUBJECT, attached, wait_until_attached},
+    soon, until,
 };
 
 /// Header blocks that a client library cannot read, or takes for something else than a message.
@@ -169,7 +174,7 @@ async fn damaged_and_good_messages_are_all_handled_by_replicas(
 async fn a_service_that_starts_finds_damaged_messages_of_before() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
-    let app = attached(Sqlite, &nats, &[]).await;
+    let app = attached(Sqlite, &nats, &SHORT_ACK_WAIT).await;
     let (_, secret) = app.issue("alice", "one").await;
     let lock = app.lock_user("alice").await;
     nats.publish_raw(SUBJECT, DAMAGED[0].1, &protobuf("alice")).await;
@@ -184,4 +189,151 @@ async fn a_service_that_starts_finds_damaged_messages_of_before() {
     identity.all_answered().await;
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
     assert_eq!(identity.dead_letters().await.len(), DAMAGED.len());
+}
+
+/// The broker would deliver it again and again, and break the connection each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_be_handled_yet_breaks_the_connection_once() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let settings = [&SHORT_ACK_WAIT[..], &["--database-timeout", "200ms"]].concat();
+    let app = attached(Postgres, &nats, &settings).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    let lock = app.lock_user("alice").await;
+    let mut health = watch(&app, "latchkey.v1.UserEvents").await;
+    assert!(health.next().await);
+    nats.publish_raw(SUBJECT, DAMAGED[2].1, &protobuf("alice")).await;
+    assert!(!soon("the end of the connection", health.next()).await);
+    assert!(soon("another connection", health.next()).await);
+    // Others go on meanwhile, for several times as long as the broker waits for an answer.
+    for n in 0..4 {
+        identity.delete_user(&format!("other {n}")).await;
+        let deleted = "token_events WHERE kind = 'user_deleted' AND user_id = 'other";
+        until("another user's deletion", || async {
+            (app.count(&format!("{deleted} {n}'")).await == 1).then_some(())
+        })
+        .await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    let consumer = identity.consumer().await;
+    assert_eq!((consumer.num_ack_pending, consumer.delivered.consumer_sequence), (1, 5));
+    lock.release().await;
+    identity.all_answered().await;
+    assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
+    assert!(identity.dead_letters().await.is_empty());
+}
+
+/// As large as JetStream takes them: headers of 64 KiB, and a message of 1 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_ones_are_handled_or_kept_as_far_as_they_fit() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = attached(Sqlite, &nats, &SHORT_ACK_WAIT).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    // Field 15 is of a later version.
+    let padding = 1_000_000_u32;
+    let mut large = protobuf("alice");
+    large.extend([&b"\x7a"[..], &varint(padding), &vec![b'x'; padding as usize]].concat());
+    nats.publish_raw(SUBJECT, DAMAGED[2].1, &large).await;
+    let long =
+        |last: &str| format!("NATS/1.0\r\nA: b\r\nX-Long: {}{last}\r\n\r\n", "x".repeat(65_000)).into_bytes();
+    let damaged = nats.publish_raw(SUBJECT, &long("\r."), b"\xff").await;
+    let good = nats.publish_raw(SUBJECT, &long(""), b"\xff").await;
+    identity.all_answered().await;
+    assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
+    let letters = identity.dead_letters().await;
+    assert_eq!(letters.len(), 2);
+    for (headers, body) in letters {
+        let header = |name: &str| headers.get(name).map(ToString::to_string);
+        assert_eq!((header("A").as_deref(), body.as_slice()), (Some("b"), &b"\xff"[..]));
+        match header("Latchkey-Stream-Sequence").unwrap().parse::<u64>().unwrap() {
+            sequence if sequence == damaged => {
+                let kept =
+                    BASE64_STANDARD.decode(header("Latchkey-Original-Headers-Base64").unwrap()).unwrap();
+                assert!(kept.len() > 10_000 && long("\r.").starts_with(&kept));
+                let length = long("\r.").len().to_string();
+                assert_eq!(header("Latchkey-Headers-Truncated-From"), Some(length));
+            }
+            sequence => {
+                assert_eq!(sequence, good);
+                assert_eq!(header("Latchkey-Headers-Omitted").as_deref(), Some("1"));
+            }
+        }
+    }
+}
+
+fn varint(value: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    prost::encoding::encode_varint(value.into(), &mut bytes);
+    bytes
+}
+
+/// With a wildcard in the subject, messages have other subjects, which the library reads too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subject_that_cannot_be_read_is_a_dead_letter() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let settings = [&SHORT_ACK_WAIT[..], &["--nats-subject", "identity.>"]].concat();
+    let app = attached(Sqlite, &nats, &settings).await;
+    nats.publish_raw("identity.a\u{a0}b", b"NATS/1.0\r\nA: b\r\n\r\n", &protobuf("alice")).await;
+    identity.all_answered().await;
+    assert_eq!(identity.dead_letters().await.len(), 1);
+    assert_eq!(app.count("users").await, 0);
+}
+
+/// The log of a service with damaged messages: what it is about, no key twice in a line, no loop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_once_and_in_lines_without_duplicate_keys() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = nats.url();
+    let settings = [&["--nats-url", &url, "--log-format", "json"], &SHORT_ACK_WAIT[..]].concat();
+    let process = Process::start(folder.path(), &settings);
+    identity.consumer_shows("a request for messages", |it| it.num_waiting > 0).await;
+    nats.publish_raw(SUBJECT, DAMAGED[2].1, &protobuf("alice")).await;
+    nats.publish_raw(SUBJECT, DAMAGED[2].1, b"\xff").await;
+    identity.publish(&[], b"\xff".to_vec()).await;
+    identity
+        .publish(&[("Content-Type", "application/json")], br#"{"userId": "bob", "deleteTime": "now"}"#)
+        .await;
+    identity.all_answered().await;
+    let log = process.stop().await;
+    let lines: Vec<_> = log.lines().filter(|line| line.starts_with('{')).collect();
+    for line in &lines {
+        let UniqueKeys(keys) = serde_json::from_str(line).unwrap_or_else(|fault| panic!("{fault}: {line}"));
+        assert!(keys.contains("message"), "{line}");
+    }
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("\"message\":\"a message can never be read"), 2, "{log}");
+    assert_eq!(count("a message with damaged headers was handled by its body"), 1, "{log}");
+    assert_eq!(count("delete_time: is \\\"\\\\\\\"now"), 1, "{log}");
+    assert!(count("\"message\":\"disconnected from NATS\"") <= 3, "{log}");
+}
+
+/// The keys of a JSON object, which has none twice.
+struct UniqueKeys(BTreeSet<String>);
+
+impl<'de> serde::Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> serde::de::Visitor<'de> for Keys {
+            type Value = BTreeSet<String>;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut keys = BTreeSet::new();
+                while let Some((key, serde::de::IgnoredAny)) = map.next_entry::<String, _>()? {
+                    if !keys.insert(key.clone()) {
+                        return Err(serde::de::Error::custom(format!("{key:?} stands twice")));
+                    }
+                }
+                Ok(keys)
+            }
+        }
+        deserializer.deserialize_map(Keys).map(Self)
+    }
 }

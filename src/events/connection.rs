@@ -114,6 +114,7 @@ async fn connect_options(
                     tracing::warn!("disconnected from NATS");
                     disconnects.send_replace(());
                 }
+                Event::Closed => tracing::debug!("the connection to NATS was closed"),
                 other => tracing::warn!(event = %other, "NATS"),
             }
             std::future::ready(())

@@ -152,7 +152,8 @@ impl Subscriber {
     /// Handles messages until told to stop, or until something is wrong with the connection or the consumer.
     async fn consume(&mut self, attached: Attached, in_flight: &TaskTracker) -> Option<async_nats::Error> {
         let Attached { consumer, messages, handler } = attached;
-        let check_interval = CHECK_INTERVAL.min(self.settings.ack_wait);
+        // Often enough to tell the broker, before it delivers a message again, that it is still being tried.
+        let check_interval = CHECK_INTERVAL.min(self.settings.ack_wait / 3);
         // Beside the messages: a broker that is slow to tell does not hold them up.
         let check = check(consumer, &handler, &mut self.recovery, check_interval, in_flight);
         tokio::select! {
