@@ -213,7 +213,7 @@ async fn a_consumer_with_other_settings_is_refused(#[case] said: &str, #[case] c
 async fn a_message_of_another_subject_is_never_applied() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
-    let app = attached(Sqlite, &nats, &["--nats-ack-wait", "3s"]).await;
+    let app = attached(Sqlite, &nats, &[]).await;
     let (_, secret) = app.issue("alice", "one").await;
     // Somebody changes the filter of the consumer that is in use.
     let stream = identity.0.get_stream("IDENTITY").await.unwrap();

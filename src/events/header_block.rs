@@ -24,7 +24,7 @@ impl HeaderBlock {
         let mut header: Vec<u8> = Vec::new();
         for line in lines {
             let continues = line.starts_with(b" ") || line.starts_with(b"\t");
-            if !(continues && !header.is_empty()) {
+            if !continues || header.is_empty() {
                 read.add(&header);
                 header.clear();
             }

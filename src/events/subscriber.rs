@@ -35,6 +35,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often the broker is asked how far behind the consumer is, and how long it has for an answer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a consumer that somebody else made is taken to wait for an answer, if it waits for less.
+const MIN_ACK_WAIT: Duration = Duration::from_secs(1);
 /// How long the last acknowledgements may take at the end.
 const FLUSH: Duration = Duration::from_secs(1);
 /// Subscribes, and stays subscribed until `stop`; then finishes the messages under way.
@@ -141,7 +143,8 @@ impl Subscriber {
             registry: Arc::clone(&self.registry),
             counts: Arc::clone(&self.counts),
             subject: settings.subject.as_str().into(),
-            bound: settings.ack_wait,
+            // Of the consumer as it is: one that exists is not changed by our setting.
+            bound: consumer.cached_info().config.ack_wait.max(MIN_ACK_WAIT),
         };
         self.recovery.run(&handler, consumer.cached_info(), in_flight).await;
         let messages = consumer.stream().max_messages_per_batch(CONCURRENCY).expires(PULL_EXPIRY);
@@ -153,7 +156,7 @@ impl Subscriber {
     async fn consume(&mut self, attached: Attached, in_flight: &TaskTracker) -> Option<async_nats::Error> {
         let Attached { consumer, messages, handler } = attached;
         // Often enough to tell the broker, before it delivers a message again, that it is still being tried.
-        let check_interval = CHECK_INTERVAL.min(self.settings.ack_wait / 3);
+        let check_interval = CHECK_INTERVAL.min(handler.bound / 3);
         // Beside the messages: a broker that is slow to tell does not hold them up.
         let check = check(consumer, &handler, &mut self.recovery, check_interval, in_flight);
         tokio::select! {
