@@ -120,3 +120,20 @@ async fn a_request_that_takes_too_long_is_503() {
     assert!(problem.contains("longer than it may"), "{problem}");
     lock.release().await;
 }
+
+#[rstest]
+#[tokio::test]
+async fn a_wrong_delete_time_still_deletes(#[values(Sqlite, Postgres)] database: Database) {
+    let app = App::start(database).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    let (_, other) = app.issue("bob", "one").await;
+    let json = br#"{ "userId": "alice", "deleteTime": "now" }"#;
+    let as_json = [&ATTRIBUTES[..], &[("content-type", "application/json")]].concat();
+    assert_eq!(post(&app, &as_json, json).await.0, 202);
+    // Before 4713 BC.
+    let delete_time = Some(prost_types::Timestamp { seconds: -300_000_000_000, nanos: 0 });
+    let body = identity::UserDeleted { user_id: "bob".into(), delete_time }.encode_to_vec();
+    assert_eq!(post(&app, &ATTRIBUTES, &body).await.0, 202);
+    assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
+    assert_eq!(app.validate(&other).await, Err(Reason::UserDeleted));
+}

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy};
+use futures_util::StreamExt as _;
 use latchkey::proto::{identity, latchkey::invalid::Reason};
 use prost::Message as _;
 use rstest::rstest;
@@ -155,24 +156,153 @@ async fn a_broker_that_restarts_is_found_again() {
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
 }
 
-/// A consumer that would lose messages, or get the wrong ones, is not used.
-#[tokio::test]
-async fn a_consumer_with_other_settings_is_refused() {
+/// A consumer that would lose messages, or get the wrong ones, is not used, and the log says what is wrong with it.
+#[rstest]
+#[case::empty_filter("filter_subject is \"\", must be \"identity.v1.user_deleted\"", json!({ "filter_subject": "" }))]
+#[case::wider_filter("filter_subject is \"identity.>\"", json!({ "filter_subject": "identity.>" }))]
+#[case::more_filters(
+    "filter_subjects is [\"identity.v1.user_deleted\", \"identity.v1.x\"]",
+    json!({ "filter_subject": "", "filter_subjects": ["identity.v1.user_deleted", "identity.v1.x"] }),
+)]
+#[case::new("deliver_policy is \"new\", must be \"all\"", json!({ "deliver_policy": "new" }))]
+#[case::later(
+    "deliver_policy is \"by_start_sequence\"",
+    json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": 7 }),
+)]
+#[case::deliveries("max_deliver is 3, must be -1", json!({ "max_deliver": 3 }))]
+#[case::headers_only("headers_only is true, must be false", json!({ "headers_only": true }))]
+#[case::no_ack("ack_policy is \"none\", must be \"explicit\"", json!({ "ack_policy": "none" }))]
+#[case::push("deliver_subject is \"target\"", json!({ "deliver_subject": "target" }))]
+#[case::all_that_differs(
+    "max_deliver is 3, must be -1; headers_only is true",
+    json!({ "max_deliver": 3, "headers_only": true }),
+)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_with_other_settings_is_refused(#[case] said: &str, #[case] change: serde_json::Value) {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
-    let wrong = pull::Config {
-        durable_name: Some("latchkey".into()),
-        ack_policy: AckPolicy::Explicit,
-        max_deliver: 3,
-        ..Default::default()
-    };
+    let mut config = json!({
+        "durable_name": "latchkey", "deliver_policy": "all", "ack_policy": "explicit",
+        "filter_subject": "identity.v1.user_deleted",
+    });
+    config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    let config: consumer::Config = serde_json::from_value(config).unwrap();
     let stream = identity.0.get_stream("IDENTITY").await.unwrap();
-    stream.create_consumer(wrong).await.unwrap();
-    let app = App::start_with(Sqlite, &["--nats-url", &nats.url()]).await;
-    until("an attempt", || async { identity.0.get_stream("LATCHKEY_DEAD_LETTERS").await.ok() }).await;
-    assert!(!is_serving(&app, USER_EVENTS).await);
+    stream.create_consumer(config).await.unwrap();
+    let looks = identity.0.client().subscribe("$JS.API.CONSUMER.INFO.IDENTITY.latchkey").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &["--nats-url", &nats.url(), "--log-format", "text"]);
+    // At its second attempt it has refused the consumer.
+    soon("two attempts", looks.take(2).count()).await;
+    // It tries again, and finds the one that it makes itself.
     stream.delete_consumer("latchkey").await.unwrap();
-    wait_until_attached(&app).await;
+    identity.consumer_shows("the new consumer", |it| it.num_waiting > 0).await;
+    let log = process.stop().await;
+    for part in [
+        "consumer \"latchkey\" of stream \"IDENTITY\"",
+        said,
+        "nats consumer rm IDENTITY latchkey",
+        "LATCHKEY_NATS_DURABLE",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+}
+
+/// What another event says of a user is not a deletion, even if its bytes look like one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_another_subject_is_never_applied() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = attached(Sqlite, &nats, &[]).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    // Somebody changes the filter of the consumer that is in use.
+    let stream = identity.0.get_stream("IDENTITY").await.unwrap();
+    let mut config = stream.consumer_info("latchkey").await.unwrap().config;
+    config.filter_subject = "identity.>".into();
+    let mut health = watch(&app, USER_EVENTS).await;
+    assert!(health.next().await);
+    stream.update_consumer(config).await.unwrap();
+    identity.0.publish("identity.v1.user_created", protobuf("alice").into()).await.unwrap().await.unwrap();
+    identity.all_answered().await;
+    assert!(app.validate(&secret).await.is_ok());
+    let (headers, _) = identity.dead_letters().await.remove(0);
+    let reason = headers.get("Latchkey-Reason").unwrap().to_string();
+    assert!(reason.contains("subject: is \"identity.v1.user_created\""), "{reason}");
+    assert!(!soon("the refusal of the consumer", health.next()).await);
+}
+
+/// With wildcards the subject does not tell what a message is.
+#[tokio::test]
+async fn of_a_subject_with_wildcards_only_cloud_events_of_the_type_are_applied() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = attached(Sqlite, &nats, &["--nats-subject", "identity.>"]).await;
+    let (_, kept) = app.issue("kept", "one").await;
+    let (_, deleted) = app.issue("deleted", "one").await;
+    let with_type = |kind: &'static str| {
+        [("ce-specversion", "1.0"), ("ce-type", kind), ("ce-id", "event-8"), ("ce-source", "/identity")]
+    };
+    identity.publish(&[], protobuf("kept")).await;
+    identity.delete_user("kept").await;
+    identity.publish(&with_type("identity.v1.UserCreated"), protobuf("kept")).await;
+    identity.publish(&[("ce-type", "identity.v1.UserDeleted")], protobuf("kept")).await;
+    identity.publish(&with_type("identity.v1.UserDeleted"), protobuf("deleted")).await;
+    identity.all_answered().await;
+    assert!(app.validate(&kept).await.is_ok());
+    assert_eq!(app.validate(&deleted).await, Err(Reason::UserDeleted));
+    assert_eq!(identity.dead_letters().await.len(), 4);
+}
+
+/// A deletion does not depend on a time that cannot be read, or that a database cannot hold.
+#[rstest]
+#[tokio::test]
+async fn a_wrong_delete_time_still_deletes(#[values(Sqlite, Postgres)] database: Database) {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = attached(database, &nats, &[]).await;
+    let times = ["\"now\"", "5", "\"-5000-01-01T00:00:00Z\"", "\"0000-01-01T00:00:00Z\"", "{\"seconds\": 1}"];
+    let seconds = [-62_135_596_801, -210_866_803_201, -300_000_000_000, i64::MIN, i64::MAX];
+    let mut secrets = Vec::new();
+    for n in 0..5 {
+        let (json, proto) = (format!("json {n}"), format!("protobuf {n}"));
+        secrets.push(app.issue(&json, "one").await.1);
+        secrets.push(app.issue(&proto, "one").await.1);
+        let body = format!("{{\"userId\": \"{json}\", \"deleteTime\": {}}}", times[n]);
+        identity.publish(&[("Content-Type", "application/json")], body).await;
+        let delete_time = Some(prost_types::Timestamp { seconds: seconds[n], nanos: 0 });
+        identity.publish(&[], identity::UserDeleted { user_id: proto, delete_time }.encode_to_vec()).await;
+    }
+    // Bytes that are no Timestamp.
+    secrets.push(app.issue("bytes", "one").await.1);
+    identity.publish(&[], b"\x0a\x05bytes\x12\x03now".to_vec()).await;
+    identity.all_answered().await;
+    for secret in &secrets {
+        assert_eq!(app.validate(secret).await, Err(Reason::UserDeleted));
+    }
+    assert!(identity.dead_letters().await.is_empty());
+    assert_eq!(app.count("users WHERE deleted_at > '2020-01-01 00:00:00+00:00'").await, 11, "as of now");
+}
+
+/// Broken messages in thousands are kept one by one, and hold nobody up for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_dead_letters() {
+    let nats = Nats::start();
+    let identity = nats.with_identity_stream().await;
+    let app = attached(Sqlite, &nats, &[]).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    let mut sent = Vec::new();
+    for n in 0..3_000 {
+        let body = format!("broken {n}");
+        sent.push(identity.0.publish("identity.v1.user_deleted", body.into()).await.unwrap());
+    }
+    for answer in sent {
+        soon("publish", answer.into_future()).await.unwrap();
+    }
+    identity.delete_user("alice").await;
+    identity.all_answered().await;
+    assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
+    let stream = identity.0.get_stream("LATCHKEY_DEAD_LETTERS").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 3_000);
 }
 
 #[rstest]

@@ -26,6 +26,8 @@ mod events_by_http;
 mod events_by_nats;
 /// UserDeleted under every fault: killed services, lost brokers, lost databases.
 mod events_under_faults;
+/// UserDeleted with headers that no client library can read: handled or a dead letter, never stuck.
+mod events_with_damaged_headers;
 /// The first start makes everything; the second finds it again.
 mod first_start;
 /// What was acknowledged is committed, whatever the disk did before.

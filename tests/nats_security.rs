@@ -6,7 +6,11 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, Database::Sqlite, health::is_serving, latchkey, nats::Nats, nats::wait_until_attached,
+    App,
+    Database::Sqlite,
+    health::is_serving,
+    latchkey,
+    nats::{Nats, SUBJECT, wait_until_attached},
 };
 
 /// Certificates of a new authority for the broker and for its client, as files `NAME.pem` and `NAME.key`.
@@ -119,4 +123,70 @@ fn wrong_settings_stop_the_start_with_a_reason_and_without_a_password() {
     assert!(said.contains("--nats-tls-key"), "{said}");
     let said = start(&["--nats-stream", "a.b"]);
     assert!(said.contains("--nats-stream") && said.contains("without white space"), "{said}");
+}
+
+/// What docs/events.md says that the credentials need.
+const PERMISSIONS: [&str; 9] = [
+    "$JS.API.STREAM.INFO.IDENTITY",
+    "$JS.API.STREAM.MSG.GET.IDENTITY",
+    "$JS.API.CONSUMER.INFO.IDENTITY.latchkey",
+    "$JS.API.CONSUMER.CREATE.IDENTITY.latchkey.>",
+    "$JS.API.CONSUMER.MSG.NEXT.IDENTITY.latchkey",
+    "$JS.ACK.IDENTITY.latchkey.>",
+    "$JS.API.STREAM.INFO.LATCHKEY_DEAD_LETTERS",
+    "$JS.API.STREAM.CREATE.LATCHKEY_DEAD_LETTERS",
+    "latchkey.v1.dead_letter",
+];
+
+/// A broker on which user `latchkey` may publish to `subjects` alone, and everybody else to everything.
+fn with_permissions(subjects: &[&str]) -> Nats {
+    let config = format!(
+        "authorization {{ users: [{{ user: admin, password: admin }}, {{ user: latchkey, password: hunter2, \
+         permissions: {{ publish: {subjects:?}, subscribe: \"_INBOX.>\" }} }}] }}\nno_auth_user: admin",
+    );
+    Nats::start_with(tempfile::tempdir().unwrap(), &config)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_permissions_in_the_docs_are_enough() {
+    let documented = include_str!("../docs/events.md");
+    for subject in PERMISSIONS {
+        assert!(documented.contains(&format!("`{subject}`")), "{subject}");
+    }
+    assert!(documented.contains("`_INBOX.>`"));
+    let nats = with_permissions(&PERMISSIONS);
+    let identity = nats.with_identity_stream().await;
+    let url = format!("nats://latchkey:hunter2@127.0.0.1:{}", nats.port());
+    let app = App::start_with(Sqlite, &["--nats-url", &url, "--nats-ack-wait", "1s"]).await;
+    wait_until_attached(&app).await;
+    for user in ["damaged", "good"] {
+        app.issue(user, "one").await;
+    }
+    nats.publish_raw(SUBJECT, b"NATS/1.0\r\nX-Name: \xe9\r\n\r\n", b"\x0a\x07damaged").await;
+    nats.publish_raw(SUBJECT, b"NATS/1.0\r\nX-Name: \xe9\r\n\r\n", b"\xff").await;
+    identity.delete_user("good").await;
+    identity.publish(&[], b"\xff".to_vec()).await;
+    identity.all_answered().await;
+    assert_eq!(app.count("users WHERE deleted_at IS NOT NULL").await, 2);
+    assert_eq!(identity.dead_letters().await.len(), 2);
+}
+
+/// The service goes on, and the log names the subject that the broker refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_permission_is_named_in_the_log() {
+    let missing = "$JS.API.STREAM.MSG.GET.IDENTITY";
+    let allowed: Vec<_> = PERMISSIONS.into_iter().filter(|subject| *subject != missing).collect();
+    let nats = with_permissions(&allowed);
+    let identity = nats.with_identity_stream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("nats://latchkey:hunter2@127.0.0.1:{}", nats.port());
+    let process = latchkey::Process::start(folder.path(), &["--nats-url", &url]);
+    identity.consumer_shows("a request for messages", |it| it.num_waiting > 0).await;
+    identity.delete_user("good").await;
+    identity.all_answered().await;
+    let log = process.stop().await;
+    let said = "allow the subscriber's user to publish to this subject";
+    let line = log.lines().find(|line| line.contains(said)).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains(missing) && line.contains("ERROR"), "{line}");
+    assert!(!log.contains("hunter2"));
 }

@@ -6,8 +6,10 @@ use async_nats::{
     HeaderMap,
     jetstream::{self, stream},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use opentelemetry::propagation::Injector;
 
+use super::handler::Delivery;
 use crate::instrumentation::hand_on;
 
 /// Where the copies go. Both names are relied on from outside.
@@ -16,6 +18,8 @@ const SUBJECT: &str = "latchkey.v1.dead_letter";
 /// How long and how many are kept: somebody looks, or nobody ever will.
 const MAX_AGE: Duration = Duration::from_secs(90 * 86_400);
 const MAX_MESSAGES: i64 = 100_000;
+/// How many bytes of the original's headers, and of its header block, a copy carries: JetStream takes headers of 64 KiB.
+const MAX_ORIGINAL_HEADERS: usize = 24 * 1024;
 /// What the copy's headers may add to a message, in bytes, below what the broker takes as one.
 const HEADROOM: usize = 4 * 1024;
 /// The longest reason that is kept, in bytes: a fault may quote what it is about.
@@ -37,41 +41,64 @@ pub(super) async fn prepare(jetstream: &jetstream::Context) -> Result<(), async_
 
 /// Copies a message, and returns once JetStream has the copy. The same message copied twice within JetStream's window
 /// for duplicates is kept once.
-pub(super) async fn bury(
+pub(super) async fn write(
     jetstream: &jetstream::Context,
-    message: &jetstream::Message,
+    delivery: &Delivery,
     reason: &str,
 ) -> Result<(), async_nats::Error> {
-    let mut headers = HeaderMap::new();
-    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        let name = name.to_string();
+    let Delivery { message, undeliverable } = delivery;
+    let max_payload = jetstream.client().server_info().max_payload;
+    let mut headers = original_headers(delivery, MAX_ORIGINAL_HEADERS.min(max_payload / 4));
+    hand_on(&mut Carrier(&mut headers));
+    headers.insert("Latchkey-Reason", one_line(reason).as_str());
+    headers.insert("Latchkey-Subject", one_line(&message.subject).as_str());
+    if let Ok(info) = message.info() {
+        headers.insert("Latchkey-Stream", info.stream);
+        headers.insert("Latchkey-Stream-Sequence", info.stream_sequence.to_string().as_str());
+        headers.insert("Nats-Msg-Id", format!("{}:{}", info.stream, info.stream_sequence).as_str());
+    }
+    if let Some(block) = undeliverable {
+        let longest = MAX_ORIGINAL_HEADERS.min(max_payload / 4) / 4 * 3;
+        let kept = &block[..block.len().min(longest)];
+        headers.insert("Latchkey-Original-Headers-Base64", BASE64_STANDARD.encode(kept).as_str());
+        if kept.len() < block.len() {
+            headers.insert("Latchkey-Headers-Truncated-From", block.len().to_string().as_str());
+        }
+    }
+    let longest = max_payload.saturating_sub(headers_length(&headers) + HEADROOM);
+    let mut body = message.payload.clone();
+    if body.len() > longest {
+        headers.insert("Latchkey-Truncated-From", body.len().to_string().as_str());
+        body.truncate(longest);
+    }
+    jetstream.publish_with_headers(SUBJECT, headers, body).await?.await?;
+    Ok(())
+}
+
+/// The original's headers, as far as the copy can carry them: those that do not fit into `longest` bytes are left out.
+fn original_headers(delivery: &Delivery, longest: usize) -> HeaderMap {
+    let original = delivery.message.headers.iter().flat_map(HeaderMap::iter);
+    let all = original.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value)));
+    let (mut headers, mut length, mut omitted) = (HeaderMap::new(), 0, 0);
+    for (name, value) in all {
         // These tell the broker what to do with a message; on the copy they only tell what was.
         let kept = if name.to_ascii_lowercase().starts_with("nats-") {
             format!("Latchkey-Original-{name}")
         } else {
             name
         };
-        for value in values {
-            headers.append(kept.as_str(), value.as_str());
+        let line = line_length(&kept, value.as_str());
+        if length + line > longest {
+            omitted += 1;
+        } else {
+            length += line;
+            headers.append(kept.as_str(), value.clone());
         }
     }
-    hand_on(&mut Carrier(&mut headers));
-    headers.insert("Latchkey-Reason", one_line(reason).as_str());
-    headers.insert("Latchkey-Subject", message.subject.as_str());
-    if let Ok(info) = message.info() {
-        headers.insert("Latchkey-Stream", info.stream);
-        headers.insert("Latchkey-Stream-Sequence", info.stream_sequence.to_string().as_str());
-        headers.insert("Nats-Msg-Id", format!("{}:{}", info.stream, info.stream_sequence).as_str());
+    if omitted > 0 {
+        headers.insert("Latchkey-Headers-Omitted", omitted.to_string().as_str());
     }
-    let room =
-        jetstream.client().server_info().max_payload.saturating_sub(headers_length(&headers) + HEADROOM);
-    let mut body = message.payload.clone();
-    if body.len() > room {
-        headers.insert("Latchkey-Truncated-From", body.len().to_string().as_str());
-        body.truncate(room);
-    }
-    jetstream.publish_with_headers(SUBJECT, headers, body).await?.await?;
-    Ok(())
+    headers
 }
 
 /// Lets the copy be a part of the trace; what the original said of it is replaced.
@@ -86,11 +113,14 @@ impl Injector for Carrier<'_> {
 }
 
 fn headers_length(headers: &HeaderMap) -> usize {
-    let line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
     headers
         .iter()
-        .flat_map(|(name, values)| values.iter().map(move |value| line(name.as_ref(), value.as_str())))
+        .flat_map(|(name, values)| values.iter().map(move |value| line_length(name.as_ref(), value.as_str())))
         .sum()
+}
+
+fn line_length(name: &str, value: &str) -> usize {
+    name.len() + value.len() + ": \r\n".len()
 }
 
 /// The reason as a header's value: no line breaks, not too long.

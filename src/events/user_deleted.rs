@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
-use prost::Message as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::body::Body;
 use crate::{
-    proto::identity,
     registry::{RegistryError, TokenRegistry},
     token::{UserId, UserIdError},
 };
@@ -24,8 +23,10 @@ use crate::{
 pub struct UserDeleted {
     /// Whose account.
     pub user_id: UserId,
-    /// When, if it was said.
+    /// When, if it was said and can be read.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// What is wrong with the time that was said.
+    pub delete_time_fault: Option<String>,
     /// The id of the event, for the log of events.
     pub event_id: String,
     /// Who said so, for the log of events.
@@ -68,9 +69,6 @@ pub enum Unreadable {
     /// The user's id breaks the limits.
     #[error("user_id {0}")]
     UserId(#[from] UserIdError),
-    /// The time is none.
-    #[error("delete_time is not a valid timestamp")]
-    DeleteTime,
 }
 
 /// The type of the CloudEvents that are understood.
@@ -100,6 +98,10 @@ impl UserDeleted {
             return Err(Unreadable::ContentType(content_type.to_owned()));
         }
         let attribute = |name| header(name).map(decode_header);
+        // Without ce-specversion it is no CloudEvent, but what it says of itself still counts.
+        if let Some(kind) = attribute("ce-type") {
+            check_type(Some(kind))?;
+        }
         let (event_id, source) = if header("ce-specversion").is_some() {
             let attributes = [
                 attribute("ce-specversion"),
@@ -112,6 +114,35 @@ impl UserDeleted {
             (plain_id.ok_or(Unreadable::NoCloudEvent)?, DEFAULT_SOURCE.to_owned())
         };
         Self::read_body(content_type, body, event_id, source)
+    }
+
+    /// Reads a message some of whose headers are lost: where those that are left do not do, the body tells its form.
+    /// Headers or a body that say that the event is another one still count. `id` is the message's own.
+    ///
+    /// # Errors
+    ///
+    /// It will never be understood.
+    pub fn read_without_some_headers<'a>(
+        header: impl Fn(&str) -> Option<&'a str>,
+        body: &[u8],
+        plain_id: Option<String>,
+        id: &str,
+    ) -> Result<Self, Unreadable> {
+        let fault = match Self::read(&header, body, plain_id.clone()) {
+            Ok(event) => return Ok(event),
+            Err(fault) => fault,
+        };
+        let kind = header("ce-type").map(decode_header);
+        let is_ours = kind.is_some();
+        if is_ours {
+            check_type(kind)?;
+        }
+        if serde_json::from_slice(body).is_ok_and(|it: Envelope<'_>| it.kind.or(it.specversion).is_some()) {
+            return Self::read_structured(body);
+        }
+        let id = plain_id.or_else(|| is_ours.then(|| id.to_owned())).ok_or(fault)?;
+        let form = if body.trim_ascii_start().starts_with(b"{") { "application/json" } else { "" };
+        Self::read_body(form, body, id, DEFAULT_SOURCE.to_owned())
     }
 
     fn read_structured(text: &[u8]) -> Result<Self, Unreadable> {
@@ -151,14 +182,19 @@ impl UserDeleted {
         event_id: String,
         source: String,
     ) -> Result<Self, Unreadable> {
-        let (user_id, deleted_at) = if is_protobuf(content_type) {
-            read_protobuf(body)?
+        let Body { user_id, delete_time } = if is_protobuf(content_type) {
+            Body::of_protobuf(body)?
         } else if is_json(content_type) {
-            read_json(body)?
+            Body::of_json(body)?
         } else {
             return Err(Unreadable::ContentType(content_type.to_owned()));
         };
-        Ok(Self { user_id: user_id.parse()?, deleted_at, event_id, source })
+        let user_id = user_id.parse()?;
+        let (deleted_at, delete_time_fault) = match delete_time {
+            Ok(time) => (time, None),
+            Err(fault) => (None, Some(fault)),
+        };
+        Ok(Self { user_id, deleted_at, delete_time_fault, event_id, source })
     }
 
     /// Revokes the user's tokens, for good; doing it twice changes nothing.
@@ -167,7 +203,17 @@ impl UserDeleted {
     ///
     /// A failure of the database; a later try may succeed.
     pub async fn apply(&self, registry: &TokenRegistry) -> Result<(), RegistryError> {
-        registry.revoke_user(&self.user_id, self.deleted_at, &self.source, &self.event_id).await
+        registry.revoke_user(&self.user_id, self.deleted_at, &self.source, &self.event_id).await?;
+        if let Some(fault) = &self.delete_time_fault {
+            let (user_id, event_id) = (self.user_id.as_str(), &self.event_id);
+            tracing::warn!(
+                user_id,
+                event_id,
+                fault,
+                "user deleted as of now: the time in the event is no time"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -188,33 +234,15 @@ struct Envelope<'a> {
     data_base64: Option<String>,
 }
 
-/// identity.v1.UserDeleted in proto3 JSON; like a protobuf reader, it passes over fields that a later version added.
-#[derive(Deserialize)]
-struct JsonBody {
-    #[serde(alias = "user_id", rename = "userId")]
-    user_id: Option<String>,
-    #[serde(alias = "delete_time", rename = "deleteTime")]
-    delete_time: Option<String>,
+fn check_type(kind: Option<Cow<'_, str>>) -> Result<(), Unreadable> {
+    check_attribute("type", kind, EVENT_TYPE)
 }
 
-fn read_json(body: &[u8]) -> Result<(String, Option<DateTime<Utc>>), Unreadable> {
-    let body: JsonBody = serde_json::from_slice(body)
-        .map_err(|fault| Unreadable::Body { form: "JSON", fault: fault.to_string() })?;
-    let at = body.delete_time.map(|text| DateTime::parse_from_rfc3339(&text)).transpose();
-    let at = at.map_err(|_| Unreadable::DeleteTime)?;
-    Ok((body.user_id.unwrap_or_default(), at.map(|at| at.to_utc())))
-}
-
-fn read_protobuf(body: &[u8]) -> Result<(String, Option<DateTime<Utc>>), Unreadable> {
-    let body = identity::UserDeleted::decode(body)
-        .map_err(|fault| Unreadable::Body { form: "protobuf", fault: fault.to_string() })?;
-    let at = body.delete_time.map(|at| {
-        let nanos = u32::try_from(at.nanos).ok()?;
-        DateTime::from_timestamp(at.seconds, nanos)
-    });
-    match at {
-        Some(None) => Err(Unreadable::DeleteTime),
-        at => Ok((body.user_id, at.flatten())),
+fn check_attribute(name: &'static str, value: Option<Cow<'_, str>>, wanted: &str) -> Result<(), Unreadable> {
+    match value.as_deref() {
+        Some(value) if value == wanted => Ok(()),
+        Some(value) => Err(Unreadable::Attribute { name, fault: format!("is {value:?}, not {wanted:?}") }),
+        None => Err(Unreadable::Attribute { name, fault: "is missing".to_owned() }),
     }
 }
 
@@ -222,13 +250,8 @@ fn read_protobuf(body: &[u8]) -> Result<(String, Option<DateTime<Utc>>), Unreada
 fn check_attributes(
     [specversion, kind, id, source]: [Option<Cow<'_, str>>; 4],
 ) -> Result<(String, String), Unreadable> {
-    let exactly = |name, value: Option<Cow<'_, str>>, wanted: &str| match value.as_deref() {
-        Some(value) if value == wanted => Ok(()),
-        Some(value) => Err(Unreadable::Attribute { name, fault: format!("is {value:?}, not {wanted:?}") }),
-        None => Err(Unreadable::Attribute { name, fault: "is missing".to_owned() }),
-    };
-    exactly("specversion", specversion, "1.0")?;
-    exactly("type", kind, EVENT_TYPE)?;
+    check_attribute("specversion", specversion, "1.0")?;
+    check_type(kind)?;
     let text = |name, value: Option<Cow<'_, str>>| match value {
         Some(value) if value.is_empty() => Err(Unreadable::Attribute { name, fault: "is empty".to_owned() }),
         Some(value) if value.len() > MAX_ATTRIBUTE => {
@@ -268,9 +291,11 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::proto::identity;
 
     type Headers<'a> = &'a [(&'a str, &'a str)];
 
@@ -283,6 +308,7 @@ mod tests {
         Ok(UserDeleted {
             user_id: "alice".parse().unwrap(),
             deleted_at: DateTime::from_timestamp(1_700_000_000, 0),
+            delete_time_fault: None,
             event_id: event_id.to_owned(),
             source: source.to_owned(),
         })
@@ -370,14 +396,9 @@ mod tests {
             (plain("application/json", br#"{"userId": 5}"#), "invalid type: integer"),
             (plain("application/json", br#"{"userId": "a", "user_id": "b"}"#), "duplicate field"),
             (plain("application/json", b"{}"), "user_id must not be empty"),
-            (plain("application/json", br#"{"userId": "a", "deleteTime": "now"}"#), "delete_time"),
             (plain("", b"\xff"), "in protobuf"),
             (plain("", b""), "user_id must not be empty"),
             (plain("", &[&[0x0a, 0x81, 0x01][..], &[b'u'; 129]].concat()), "129 bytes; at most 128"),
-            (
-                plain("", b"\x0a\x01a\x12\x02\x10\x01\x12\x0b\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
-                "delete_time",
-            ),
             (without("ce-type"), "attribute type is missing"),
             (without("ce-id"), "attribute id is missing"),
             (without("ce-source"), "attribute source is missing"),
@@ -399,6 +420,56 @@ mod tests {
         }
         let only_cloud_events = UserDeleted::read(|_| None, &protobuf(), None);
         assert_eq!(only_cloud_events, Err(Unreadable::NoCloudEvent));
+    }
+
+    #[test]
+    fn a_type_counts_without_the_rest_of_a_cloud_event() {
+        let other = [("ce-type", "identity.v1.UserCreated")];
+        let fault = read(&other, &protobuf()).unwrap_err().to_string();
+        assert!(fault.contains("type is \"identity.v1.UserCreated\""), "{fault}");
+        assert_eq!(read(&[("ce-type", EVENT_TYPE)], &protobuf()), deleted("IDENTITY:7", "identity"));
+    }
+
+    #[test]
+    fn a_wrong_delete_time_does_not_keep_the_event_from_being_read() {
+        let event = structured(|event| event["data"]["deleteTime"] = 5.into()).unwrap();
+        assert_eq!((event.user_id.as_str(), event.deleted_at), ("alice", None));
+        assert!(event.delete_time_fault.unwrap().contains("delete_time: is \"5\""));
+    }
+
+    #[test]
+    fn what_is_left_of_the_headers_and_the_body_say_what_it_is() {
+        let rest = |headers: Headers<'_>, body: &[u8], plain: bool| {
+            let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+            let plain_id = plain.then(|| "IDENTITY:7".to_owned());
+            UserDeleted::read_without_some_headers(header, body, plain_id, "IDENTITY:7")
+        };
+        let envelope = |kind: &str| {
+            json!({
+                "specversion": "1.0", "type": kind, "id": "e-1", "source": "/identity",
+                "data": { "userId": "alice", "deleteTime": "2023-11-14T22:13:20Z" },
+            })
+            .to_string()
+            .into_bytes()
+        };
+        let plain = deleted("IDENTITY:7", "identity");
+        let our_type = &ATTRIBUTES[1..2];
+        for body in [protobuf(), JSON.as_bytes().to_vec()] {
+            assert_eq!(rest(&[], &body, true), plain);
+            assert_eq!(rest(&ATTRIBUTES[..3], &body, true), plain, "the source is lost");
+            assert_eq!(rest(our_type, &body, false), plain, "the type is enough");
+            assert_eq!(rest(&[], &body, false), Err(Unreadable::NoCloudEvent));
+            for plain in [true, false] {
+                let other = rest(&[("ce-type", "identity.v1.UserCreated")], &body, plain);
+                assert!(other.unwrap_err().to_string().contains("type is"));
+            }
+        }
+        for plain in [true, false] {
+            assert_eq!(rest(&[], &envelope(EVENT_TYPE), plain), deleted("e-1", "/identity"));
+            assert!(rest(&[], &envelope("identity.v1.UserCreated"), plain).is_err());
+        }
+        assert!(rest(&[], b"{", true).is_err() && rest(&[], b"\xff", true).is_err());
+        assert!(rest(&[], b"", true).is_err());
     }
 
     proptest! {

@@ -2,6 +2,10 @@
 
 use async_nats::{HeaderMap, jetstream};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 use super::{App, guarded_process::GuardedProcess, soon, tools, until};
 
@@ -69,6 +73,30 @@ impl Nats {
     /// A client beside the service's.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+
+    /// Publishes a message with a header block that no client library would send, and returns its sequence number.
+    pub async fn publish_raw(&self, subject: &str, headers: &[u8], body: &[u8]) -> u64 {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let (read, mut write) = connection.split();
+        let total = headers.len() + body.len();
+        let start = format!(
+            "CONNECT {{\"verbose\": false, \"headers\": true}}\r\nSUB inbox.raw 1\r\n\
+             HPUB {subject} inbox.raw {} {total}\r\n",
+            headers.len()
+        );
+        write.write_all(&[start.as_bytes(), headers, body, b"\r\n"].concat()).await.unwrap();
+        let mut lines = BufReader::new(read).lines();
+        let answer = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("an answer from the stream");
+                if line.starts_with('{') {
+                    break serde_json::from_str::<serde_json::Value>(&line).unwrap();
+                }
+            }
+        };
+        let answer = soon("the acknowledgement of the stream", answer).await;
+        answer["seq"].as_u64().unwrap_or_else(|| panic!("{answer}"))
     }
 
     /// Makes the stream of the identity service, and gives a client to publish with.

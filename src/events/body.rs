@@ -1,0 +1,175 @@
+//! The body identity.v1.UserDeleted, in protobuf or proto3 JSON.
+//!
+//! The user and the time are read apart from each other, so that a time that cannot be read does not keep an account's
+//! tokens alive.
+
+use chrono::{DateTime, Utc};
+use prost::Message;
+use prost_types::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::user_deleted::Unreadable;
+
+/// What a body says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Body {
+    pub(super) user_id: String,
+    /// The time of the deletion, if it was said; or what is wrong with it.
+    pub(super) delete_time: Result<Option<DateTime<Utc>>, String>,
+}
+
+/// The longest part of a value that is quoted, in characters.
+const MAX_QUOTED: usize = 64;
+
+#[derive(Message)]
+struct User {
+    #[prost(string, tag = "1")]
+    user_id: String,
+}
+
+#[derive(Message)]
+struct Time {
+    #[prost(message, optional, tag = "2")]
+    delete_time: Option<Timestamp>,
+}
+
+/// Like a protobuf reader, it passes over fields that a later version added.
+#[derive(Deserialize)]
+struct JsonUser {
+    #[serde(alias = "user_id", rename = "userId")]
+    user_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct JsonTime<'a> {
+    #[serde(borrow, alias = "delete_time", rename = "deleteTime")]
+    delete_time: Option<&'a RawValue>,
+}
+
+impl Body {
+    pub(super) fn of_protobuf(body: &[u8]) -> Result<Self, Unreadable> {
+        let User { user_id } = User::decode(body)
+            .map_err(|fault| Unreadable::Body { form: "protobuf", fault: fault.to_string() })?;
+        let delete_time = match Time::decode(body) {
+            Ok(Time { delete_time: None }) => Ok(None),
+            Ok(Time { delete_time: Some(Timestamp { seconds, nanos }) }) => timestamp(seconds, nanos.into())
+                .map(Some)
+                .ok_or_else(|| wrong_time(&format!("seconds: {seconds}, nanos: {nanos}"))),
+            Err(fault) => Err(wrong_time(&fault.to_string())),
+        };
+        Ok(Self { user_id, delete_time })
+    }
+
+    pub(super) fn of_json(body: &[u8]) -> Result<Self, Unreadable> {
+        let JsonUser { user_id } = serde_json::from_slice(body)
+            .map_err(|fault| Unreadable::Body { form: "JSON", fault: fault.to_string() })?;
+        let delete_time = match serde_json::from_slice(body) {
+            Ok(JsonTime { delete_time: None }) => Ok(None),
+            Ok(JsonTime { delete_time: Some(value) }) => {
+                json_time(value.get()).map(Some).ok_or_else(|| wrong_time(value.get()))
+            }
+            Err(fault) => Err(wrong_time(&fault.to_string())),
+        };
+        Ok(Self { user_id: user_id.unwrap_or_default(), delete_time })
+    }
+}
+
+fn json_time(value: &str) -> Option<DateTime<Utc>> {
+    let text: String = serde_json::from_str(value).ok()?;
+    let time = DateTime::parse_from_rfc3339(&text).ok()?;
+    timestamp(time.timestamp(), time.timestamp_subsec_nanos().into())
+}
+
+/// A time as google.protobuf.Timestamp allows it: of the years 1 to 9999, which every database takes.
+fn timestamp(seconds: i64, nanos: i64) -> Option<DateTime<Utc>> {
+    const FIRST: i64 = -62_135_596_800;
+    const LAST: i64 = 253_402_300_799;
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    if !(FIRST..=LAST).contains(&seconds) {
+        return None;
+    }
+    DateTime::from_timestamp(seconds, nanos)
+}
+
+fn wrong_time(value: &str) -> String {
+    let quoted: String = value.chars().take(MAX_QUOTED).collect();
+    format!("delete_time: is {quoted:?}; must be a google.protobuf.Timestamp of the years 1 to 9999")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Option<DateTime<Utc>> {
+        Some(DateTime::parse_from_rfc3339(text).unwrap().to_utc())
+    }
+
+    #[test]
+    fn times_of_the_years_1_to_9999_are_read() {
+        for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "2023-11-14T22:13:20.5+02:00"]
+        {
+            let time = DateTime::parse_from_rfc3339(text).unwrap();
+            let (seconds, nanos) = (time.timestamp(), time.timestamp_subsec_nanos() as i32);
+            let body = Time { delete_time: Some(Timestamp { seconds, nanos }) }.encode_to_vec();
+            assert_eq!(Body::of_protobuf(&body).unwrap().delete_time, Ok(at(text)));
+            let body = format!(r#"{{"deleteTime": "{text}"}}"#);
+            assert_eq!(Body::of_json(body.as_bytes()).unwrap().delete_time, Ok(at(text)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_time_in_protobuf_is_told_and_the_user_is_read() {
+        let of = |seconds, nanos| Time { delete_time: Some(Timestamp { seconds, nanos }) }.encode_to_vec();
+        for time in [
+            of(-62_135_596_801, 0),
+            of(253_402_300_800, 0),
+            of(-210_866_803_201, 0),
+            of(i64::MIN, 0),
+            of(i64::MAX, 0),
+            of(0, -1),
+            of(0, 1_000_000_000),
+            of(0, i32::MAX),
+            b"\x10\x05".to_vec(),
+            b"\x11\0\0\0\0\0\0\0\0".to_vec(),
+            b"\x12\x03now".to_vec(),
+            b"\x12\x02\x0a\x00".to_vec(),
+        ] {
+            let body = [b"\x0a\x05alice".as_slice(), &time].concat();
+            let read = Body::of_protobuf(&body).unwrap();
+            assert_eq!(read.user_id, "alice");
+            let fault = read.delete_time.unwrap_err();
+            assert!(fault.contains("delete_time: is ") && fault.contains("years 1 to 9999"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_time_in_json_is_told_and_the_user_is_read() {
+        let long = format!("\"{}\"", "x".repeat(100_000));
+        for time in [
+            "\"now\"",
+            "\"\"",
+            "5",
+            "1e999",
+            "true",
+            "{}",
+            "[\"2023-11-14T22:13:20Z\"]",
+            "\"0000-12-31T23:59:59Z\"",
+            "\"-4713-01-01T00:00:00Z\"",
+            "\"+10000-01-01T00:00:00Z\"",
+            "\"9999-12-31T23:59:59-01:00\"",
+            "\"2023-11-14\"",
+            "\"\\ud800\"",
+            "\"2023-11-14T22:13:20Z\", \"deleteTime\": \"2023-11-14T22:13:20Z\"",
+            &long,
+        ] {
+            let body = format!(r#"{{"userId": "alice", "deleteTime": {time}}}"#);
+            let read = Body::of_json(body.as_bytes()).unwrap();
+            assert_eq!(read.user_id, "alice");
+            let fault = read.delete_time.unwrap_err();
+            assert!(fault.contains("delete_time: is ") && fault.len() < 300, "{fault}");
+        }
+        let not_utf8 = Body::of_json(b"{\"userId\": \"alice\", \"deleteTime\": \"\xff\"}").unwrap();
+        assert!(not_utf8.user_id == "alice" && not_utf8.delete_time.is_err());
+    }
+}
