@@ -166,7 +166,7 @@ pub struct DatabaseConfig {
     pub database_timeout: Duration,
 
     /// What is logged, to standard error: off, error, warn, info, debug or trace, or a filter such as
-    /// "info,latchkey=debug".
+    /// "warn,latchkey=debug". At info, libraries log warnings only.
     #[arg(long, env = "LATCHKEY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
