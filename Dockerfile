@@ -2,7 +2,7 @@
 #
 #   docker build --build-arg REVISION="$(git rev-parse HEAD)" -t latchkey:0.1.0 .
 #   docker run -v latchkey:/data -p 127.0.0.1:50051:50051 \
-#       -e LATCHKEY_GRPC_ADDR=0.0.0.0:50051 -e LATCHKEY_INSECURE=true latchkey:0.1.0
+#       -e LATCHKEY_GRPC_ADDR=0.0.0.0:50051 -e LATCHKEY_INSECURE=1 latchkey:0.1.0
 #
 # The two variables are needed to be reached from outside the container, since callers are not authenticated yet. The
 # image does not set them: that is for whoever knows who can connect.
@@ -17,7 +17,7 @@ COPY . .
 # --target, although it is this machine's own: else the flags would reach the macros and build scripts, which cannot be
 # static. glibc finds hosts by /etc/hosts and DNS alone when it is linked in, which is all there is in a container. The
 # second flag: else randomness would come from /dev/random, since getrandom looks for glibc's function at run time, and
-# finds none in a static program. scripts/test builds with the same flags, for the tests.
+# finds none in a static program. The tests are built with the same flags (scripts/tools).
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target,id=latchkey-target-${TARGETARCH} \
     host="$(rustc --print host-tuple)" \

@@ -2,15 +2,12 @@
 //!
 //! A service reads its ring when it starts. So between two steps every replica is restarted.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::{
-    client::Report,
     config,
     credentials::{KeyId, KeyRingFile, RotationError},
 };
@@ -29,6 +26,10 @@ pub struct KeysCommand {
     /// The service's TOML file.
     #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Print a JSON object instead of the ids of keys.
+    #[arg(long, global = true)]
+    json: bool,
 
     #[command(subcommand)]
     action: Action,
@@ -56,6 +57,15 @@ enum Action {
     },
 }
 
+/// The output of a command.
+#[derive(Debug)]
+pub struct KeysReport {
+    /// For standard output: ids of keys, one a line; or JSON.
+    pub text: String,
+    /// For standard error: what was done and what comes next, in words. Empty with `--json`.
+    pub notes: String,
+}
+
 /// Why a ring was not changed.
 #[derive(Debug, thiserror::Error)]
 #[error("--key-ring (LATCHKEY_KEY_RING): {} {fault}", .file.display())]
@@ -70,71 +80,118 @@ impl KeysCommand {
         self.config.clone()
     }
 
-    /// Does it, and tells what comes next.
+    /// Reads or changes the ring.
     ///
     /// # Errors
     ///
     /// The ring cannot be read or changed; then it is as it was.
-    pub fn run(self) -> Result<Report, KeysError> {
+    pub fn run(self) -> Result<KeysReport, KeysError> {
         let is_default = self.key_ring.is_none() && self.data_dir == Path::new(config::DATA_DIR);
         let file = self.key_ring.unwrap_or_else(|| self.data_dir.join(config::KEY_RING));
-        // What comes next is there to be pasted, and has to be about the same ring.
+        // The next command is there to be pasted, so it has to name the same ring.
         let which = if is_default { String::new() } else { format!(" --key-ring {}", for_a_shell(&file)) };
-        let text = self.action.run(&file, &which).map_err(|fault| KeysError { file, fault })?;
-        Ok(Report { text, good: true })
+        let done = self.action.run(&file, &which).map_err(|fault| KeysError { file: file.clone(), fault })?;
+        Ok(if self.json {
+            KeysReport { text: done.json(&file), notes: String::new() }
+        } else {
+            KeysReport { text: done.ids(), notes: done.notes }
+        })
+    }
+}
+
+/// What a command did.
+struct Done {
+    ring: KeyRingFile,
+    /// The key that was made, promoted or removed.
+    key: Option<KeyId>,
+    notes: String,
+}
+
+impl Done {
+    fn ids(&self) -> String {
+        let line = |id: &KeyId| format!("{}\n", id.as_str());
+        self.key.as_ref().map_or_else(|| self.ring.ids().map(line).collect(), line)
+    }
+
+    fn json(&self, file: &Path) -> String {
+        let keys: Vec<&str> = self.ring.ids().map(KeyId::as_str).collect();
+        let mut report = json!({
+            "keyRing": file.display().to_string(),
+            "primary": self.ring.primary().as_str(),
+            "keys": keys,
+        });
+        if let Some(key) = &self.key {
+            report["key"] = key.as_str().into();
+        }
+        format!("{report:#}\n")
     }
 }
 
 impl Action {
-    /// Does it to the ring at `path`, which `which` names in the commands that are shown.
-    fn run(self, path: &Path, which: &str) -> Result<String, RotationError> {
+    /// Applies the action to the ring at `path`, which `which` names in the commands that are shown.
+    fn run(self, path: &Path, which: &str) -> Result<Done, RotationError> {
         let mut ring = match self {
             Self::Create => KeyRingFile::create(path)?,
             _ => KeyRingFile::open(path)?,
         };
-        let before = ring.primary().as_str().to_owned();
-        let file = path.display();
-        Ok(match self {
-            Self::Create => {
-                format!("{file} was made, with the key {before}\nnext: give it to every replica\n")
-            }
-            Self::List => {
-                let mut text = String::new();
-                for id in ring.ids() {
-                    let note = if id == ring.primary() { "  primary" } else { "" };
-                    // Writing to a text does not fail.
-                    let _ = writeln!(text, "{}{note}", id.as_str());
-                }
-                text
-            }
+        let before = ring.primary().clone();
+        let (key, notes) = match self {
+            Self::Create => (Some(before), created(path)),
+            Self::List => (None, format!("the primary key is {}\n", before.as_str())),
             Self::Rotate => {
-                let id = ring.add()?;
-                let id = id.as_str();
-                format!(
-                    "key {id} was added to {file}; the primary key is still {before}\n\
-                     next: give the file to every replica, restart each, then: latchkey keys promote {id}{which}\n"
-                )
+                let key = ring.add()?;
+                let notes = rotated(&key, &before, path, which);
+                (Some(key), notes)
             }
-            Self::Promote { id } if id == *ring.primary() => format!("key {before} is primary already\n"),
+            Self::Promote { id } if id == before => {
+                let notes = format!("key {} is primary already\n", id.as_str());
+                (Some(id), notes)
+            }
             Self::Promote { id } => {
                 ring.promote(&id)?;
-                let id = id.as_str();
-                format!(
-                    "key {id} is primary in {file}; each token moves to it when it is next looked up\n\
-                     next: give the file to every replica and restart each; then {before} may go, \
-                     now or later: latchkey keys retire {before}{which}\n"
-                )
+                let notes = promoted(&id, &before, path, which);
+                (Some(id), notes)
             }
             Self::Retire { id } => {
                 ring.retire(&id)?;
-                format!(
-                    "key {} is gone from {file}; a token that is still tagged under it is proven by argon2, once\n\
-                     next: give the file to every replica and restart each\n",
-                    id.as_str()
-                )
+                let notes = retired(&id, path);
+                (Some(id), notes)
             }
-        })
+        };
+        Ok(Done { ring, key, notes })
     }
+}
+
+fn created(ring: &Path) -> String {
+    format!("{} was created with one key\nnext: give the file to every replica\n", ring.display())
+}
+
+fn rotated(key: &KeyId, primary: &KeyId, ring: &Path, which: &str) -> String {
+    let (key, primary) = (key.as_str(), primary.as_str());
+    format!(
+        "key {key} was added to {}; the primary key is still {primary}\n\
+         next: give the file to every replica, restart each, then: latchkey keys promote {key}{which}\n",
+        ring.display()
+    )
+}
+
+fn promoted(key: &KeyId, before: &KeyId, ring: &Path, which: &str) -> String {
+    let (key, before) = (key.as_str(), before.as_str());
+    format!(
+        "key {key} is primary in {}; each token moves to it when it is next looked up\n\
+         next: give the file to every replica and restart each; then {before} may be removed, \
+         now or later: latchkey keys retire {before}{which}\n",
+        ring.display()
+    )
+}
+
+fn retired(key: &KeyId, ring: &Path) -> String {
+    format!(
+        "key {} was removed from {}; a token that is still tagged under it is verified by argon2 once\n\
+         next: give the file to every replica and restart each\n",
+        key.as_str(),
+        ring.display()
+    )
 }
 
 /// A file's name as a shell takes it.

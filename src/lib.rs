@@ -9,6 +9,7 @@
 //! | [`keys`] | `latchkey keys …`: makes a key ring, and rotates its keys a step at a time |
 //! | [`client`] | `latchkey token …`: the command line as a client of a running service |
 //! | [`server`] | wires the parts, opens the listeners, shuts down in order |
+//! | [`signals`] | the signals that end the service |
 //! | [`telemetry`] | the log, traces |
 //! | [`config`] | every setting |
 //! | **doors** | translate a protocol, hold no rules |
@@ -37,6 +38,7 @@ pub mod keys;
 pub mod proto;
 pub mod registry;
 pub mod server;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod token;

@@ -35,26 +35,24 @@ fn its_bases_are_pinned_and_it_is_not_root() {
     assert!(text.lines().any(|line| line == "USER 65532:65532"));
 }
 
-/// The program of the image, as scripts/test builds it before the tests: with the Dockerfile's flags.
-fn program() -> PathBuf {
-    let file = format!(
-        "{}/target/{}-unknown-linux-gnu/release/latchkey",
-        env!("CARGO_MANIFEST_DIR"),
-        std::env::consts::ARCH
+/// The program of the image, built with the Dockerfile's flags but not optimised.
+fn program() -> &'static Path {
+    assert!(
+        cfg!(target_feature = "crt-static"),
+        "the program is not static: run the tests with scripts/test"
     );
-    assert!(Path::new(&file).is_file(), "{file} is missing: scripts/test builds it before the tests");
-    file.into()
+    Path::new(env!("CARGO_BIN_EXE_latchkey"))
 }
 
 #[test]
 fn it_is_built_for_the_tests_as_for_the_image() {
-    let script = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/test")).unwrap();
-    for part in [
-        r#"RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'"#,
-        "cargo build --release --locked --bin latchkey --target",
-    ] {
-        assert!(fs::read_to_string(DOCKERFILE).unwrap().contains(part), "the Dockerfile lacks {part}");
-        assert!(script.contains(part), "scripts/test lacks {part}");
+    let read = |name| fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let flags = r#"RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'"#;
+    for file in ["Dockerfile", "scripts/tools"] {
+        assert!(read(file).contains(flags), "{file} lacks {flags}");
+    }
+    for script in ["scripts/test", ".ci/run"] {
+        assert!(read(script).contains("\nstatic_build\n"), "{script} builds without the flags");
     }
 }
 

@@ -14,32 +14,33 @@ use crate::support::{
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
-/// Runs `latchkey keys …` on the ring and gives what it said.
-fn keys(ring: &Path, arguments: &[&str]) -> String {
+/// Runs `latchkey keys …` on the ring and returns its standard output and standard error.
+fn keys(ring: &Path, arguments: &[&str]) -> (String, String) {
     let output = latchkey::run([&["keys"], arguments, &["--key-ring", ring.to_str().unwrap()]].concat(), "");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stderr.is_empty());
-    String::from_utf8(output.stdout).unwrap()
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// Begins a rotation, and gives the id of the new key.
+/// Begins a rotation and returns the id of the new key.
 fn rotate(ring: &Path) -> String {
-    let said = keys(ring, &["rotate"]);
-    let id = said.strip_prefix("key ").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let (printed, notes) = keys(ring, &["rotate"]);
+    let id = printed.trim_end().to_owned();
+    assert!(notes.starts_with(&format!("key {id} was added")), "{notes}");
     let next = format!("then: latchkey keys promote {id} --key-ring {}\n", ring.display());
-    assert!(said.ends_with(&next), "{said}");
+    assert!(notes.ends_with(&next), "{notes}");
     id
 }
 
-/// Runs lines as a person pastes them, in this folder.
-fn paste(lines: &str, folder: &Path) -> String {
+/// Runs lines as a person pastes them, in this folder, and returns their standard output and standard error.
+fn paste(lines: &str, folder: &Path) -> (String, String) {
     let ours = Path::new(env!("CARGO_BIN_EXE_latchkey")).parent().unwrap().to_owned();
     let path = std::env::join_paths([ours, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap();
     let mut shell = Command::new("sh");
     let output =
         shell.args(["-ec", lines]).current_dir(folder).env_clear().env("PATH", path).output().unwrap();
-    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{lines}: {notes}");
+    (String::from_utf8(output.stdout).unwrap(), notes)
 }
 
 /// Two replicas with one ring, and the secrets that were issued.
@@ -136,18 +137,22 @@ fn each_command_says_what_it_did_and_never_a_key() {
     // The default is the ring of the data folder.
     let mut command = latchkey::command();
     let listed = command.args(["keys", "list"]).env("LATCHKEY_DATA_DIR", folder.path()).output().unwrap();
-    assert_eq!(String::from_utf8(listed.stdout).unwrap(), format!("{new}\nk1  primary\n"));
-    let promoted = keys(&ring, &["promote", &new]);
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), format!("{new}\nk1\n"));
+    assert_eq!(String::from_utf8(listed.stderr).unwrap(), "the primary key is k1\n");
+    let (printed, promoted) = keys(&ring, &["promote", &new]);
+    assert_eq!(printed, format!("{new}\n"));
     assert!(promoted.contains(&format!("key {new} is primary")), "{promoted}");
     assert!(
         promoted.contains(&format!("latchkey keys retire k1 --key-ring {}\n", ring.display())),
         "{promoted}"
     );
-    assert_eq!(keys(&ring, &["promote", &new]), format!("key {new} is primary already\n"));
+    let again = (format!("{new}\n"), format!("key {new} is primary already\n"));
+    assert_eq!(keys(&ring, &["promote", &new]), again);
     let both = std::fs::read_to_string(&ring).unwrap();
-    let retired = keys(&ring, &["retire", "k1"]);
-    assert!(retired.starts_with("key k1 is gone"), "{retired}");
-    assert_eq!(keys(&ring, &["list"]), format!("{new}  primary\n"));
+    let (printed, retired) = keys(&ring, &["retire", "k1"]);
+    assert_eq!(printed, "k1\n");
+    assert!(retired.starts_with("key k1 was removed"), "{retired}");
+    assert_eq!(keys(&ring, &["list"]), (format!("{new}\n"), format!("the primary key is {new}\n")));
     assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
     for key in both.lines().filter_map(|line| line.split('"').nth(3)) {
         assert_eq!(key.len(), 44);
@@ -161,23 +166,23 @@ fn what_comes_next_can_be_pasted() {
     std::fs::create_dir(folder.path().join("data")).unwrap();
     for which in ["", " --key-ring data/other.toml", r" --key-ring 'data/it'\''s a ring; really $(x).toml'"] {
         paste(&format!("latchkey keys create{which}"), folder.path());
-        let mut said = paste(&format!("latchkey keys rotate{which}"), folder.path());
+        let (_, mut notes) = paste(&format!("latchkey keys rotate{which}"), folder.path());
         for word in ["promote", "retire"] {
-            let (_, next) = said.split_once(&format!(": latchkey keys {word} ")).unwrap();
+            let (_, next) = notes.split_once(&format!(": latchkey keys {word} ")).unwrap();
             assert_eq!(next.trim_end().split_once(' ').map_or("", |(_, rest)| rest), which.trim_start());
-            said = paste(&format!("latchkey keys {word} {next}"), folder.path());
+            notes = paste(&format!("latchkey keys {word} {next}"), folder.path()).1;
         }
-        assert_eq!(paste(&format!("latchkey keys list{which}"), folder.path()).lines().count(), 1);
+        assert_eq!(paste(&format!("latchkey keys list{which}"), folder.path()).0.lines().count(), 1);
     }
     // The folder may have been named, and the ring not.
     let mut command = latchkey::command();
     let rotated = command.args(["keys", "rotate", "--data-dir", "data"]).current_dir(folder.path());
-    let said = String::from_utf8(rotated.output().unwrap().stdout).unwrap();
+    let said = String::from_utf8(rotated.output().unwrap().stderr).unwrap();
     assert!(!said.contains("--key-ring"), "{said}");
     let data = folder.path().join("data");
     let mut command = latchkey::command();
     let rotated = command.args(["keys", "rotate"]).env("LATCHKEY_DATA_DIR", &data).output().unwrap();
-    let said = String::from_utf8(rotated.stdout).unwrap();
+    let said = String::from_utf8(rotated.stderr).unwrap();
     assert!(said.ends_with(&format!(" --key-ring {}\n", data.join("keyring.toml").display())), "{said}");
 }
 
@@ -186,11 +191,10 @@ fn a_ring_is_made_for_its_owner_alone_with_an_id_that_was_never_used() {
     let folder = tempfile::tempdir().unwrap();
     let made = ["one.toml", "two.toml"].map(|name| {
         let ring = folder.path().join(name);
-        let said = keys(&ring, &["create"]);
+        let (id, notes) = keys(&ring, &["create"]);
+        assert!(notes.contains(name), "{notes}");
         assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
-        let listed = keys(&ring, &["list"]);
-        let id = listed.strip_suffix("  primary\n").unwrap().to_owned();
-        assert!(said.contains(&id), "{said}");
+        assert_eq!(keys(&ring, &["list"]), (id.clone(), format!("the primary key is {id}")));
         id
     });
     assert_ne!(made[0], made[1]);
@@ -224,4 +228,41 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     refused(&["retire", "K 1"], "must be 1 to 32 characters");
     refused(&["retire"], "KEY_ID");
     assert_eq!(std::fs::read_to_string(&ring).unwrap(), text);
+}
+
+#[test]
+fn a_script_rotates_by_the_ids_that_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = r#"
+        old=$(latchkey keys create --key-ring ring.toml)
+        new=$(latchkey keys rotate --key-ring ring.toml)
+        latchkey keys promote "$new" --key-ring ring.toml
+        latchkey keys retire "$old" --key-ring ring.toml
+        latchkey keys list --key-ring ring.toml
+    "#;
+    let (printed, _) = paste(lines, folder.path());
+    let ids: Vec<&str> = printed.lines().collect();
+    assert!(ids.len() == 3 && ids[0] != ids[1] && ids[0] == ids[2], "{printed}");
+}
+
+#[test]
+fn programs_get_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let ring = folder.path().join("ring.toml");
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let (printed, notes) = keys(&ring, &[arguments, &["--json"]].concat());
+        assert_eq!(notes, "");
+        serde_json::from_str(&printed).unwrap()
+    };
+    let created = json(&["create"]);
+    let old = created["key"].as_str().unwrap();
+    let file = ring.display().to_string();
+    assert_eq!(created, serde_json::json!({ "keyRing": file, "key": old, "primary": old, "keys": [old] }));
+    let new = json(&["rotate"])["key"].as_str().unwrap().to_owned();
+    let listed = json(&["list"]);
+    assert_eq!((listed.get("key"), &listed["primary"]), (None, &created["primary"]));
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(json(&["promote", &new])["primary"], new.as_str());
+    let left = serde_json::json!({ "keyRing": file, "key": old, "primary": new, "keys": [new] });
+    assert_eq!(json(&["retire", old]), left);
 }

@@ -20,6 +20,8 @@ mod database_faults;
 mod delete_token;
 /// Reflection and health, for tools that know nothing of the service.
 mod discovery;
+/// Variables of the environment: mistyped ones are refused, switches are understood in every usual form.
+mod environment;
 /// UserDeleted by HTTP: 202 once it is committed, 400 for ever, 503 for now.
 mod events_by_http;
 /// UserDeleted by NATS: in every form, attached when it can be, nothing lost.
@@ -46,6 +48,8 @@ mod key_rotation;
 mod last_used;
 /// ListTokens: newest first, page by page, nobody else's.
 mod list_tokens;
+/// The log: nothing twice, nothing needless, and never in the way of the service.
+mod log;
 /// Requests that cannot be read: answered with the caller's error, never as a failure of the service.
 mod malformed_requests;
 /// Memory stays within what docs/operations.md states.

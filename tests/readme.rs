@@ -22,6 +22,27 @@ async fn the_first_token_is_made_by_the_lines_as_they_stand() {
     process.stop().await;
 }
 
+/// Also after the lines about deletion, which must not delete the user of the first token.
+#[tokio::test]
+async fn the_first_lines_work_again_when_they_are_pasted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    let first = block("## A first token").replace("127.0.0.1:50051", &process.grpc_addr.to_string());
+    let deletion =
+        block("## When an account is deleted").replace("127.0.0.1:8080", &process.http_addr.to_string());
+    for lines in [&first, &first, &deletion, &first] {
+        let output = paste(lines);
+        assert!(lines == &deletion || output.contains("\"valid\""), "{output}");
+    }
+    process.stop().await;
+}
+
+#[test]
+fn the_first_screen_says_that_callers_are_not_authenticated() {
+    let first_screen: String = README.lines().take(25).collect();
+    assert!(first_screen.contains("Callers are not authenticated yet"));
+}
+
 #[tokio::test]
 async fn an_account_is_deleted_by_the_line_as_it_stands() {
     let folder = tempfile::tempdir().unwrap();

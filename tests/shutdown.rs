@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use rstest::rstest;
 use tokio::{
@@ -11,7 +14,7 @@ use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
     app,
-    latchkey::Process,
+    latchkey::{self, Process},
     soon, until,
 };
 
@@ -25,7 +28,7 @@ async fn call_under_way(
     let process = Process::start(folder.path(), &settings);
     let lock = app.lock_user("alice").await;
     let mut client = app::connect(&process.url()).await;
-    let request = latchkey::proto::latchkey::CreateTokenRequest {
+    let request = ::latchkey::proto::latchkey::CreateTokenRequest {
         user_id: "alice".into(),
         name: "under way".into(),
         ..Default::default()
@@ -43,7 +46,7 @@ async fn call_under_way(
     let client = app::connect(&process.url()).await;
     until("the call to be under way", || async {
         let second =
-            client.clone().validate_token(latchkey::proto::latchkey::ValidateTokenRequest::default()).await;
+            client.clone().validate_token(::latchkey::proto::latchkey::ValidateTokenRequest::default()).await;
         second.err().filter(|status| status.code() == Code::ResourceExhausted)
     })
     .await;
@@ -121,4 +124,49 @@ async fn a_request_that_never_arrives_whole_does_not_hold_it_up() {
     // Begun at the same time, it ends then too: nothing is left to wait for.
     let output = process.stop().await;
     assert!(!output.contains("calls were cut off"), "{output}");
+}
+
+#[rstest]
+#[case("TERM", 143)]
+#[case("INT", 130)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_it_at_once(#[case] signal: &str, #[case] status: i32) {
+    let app = App::start(Sqlite).await;
+    let settings = ["--shutdown-grace", "10m", "--request-timeout", "5m", "--database-timeout", "1m"];
+    let (process, call, lock) = call_under_way(&app, &settings).await;
+    process.signal("TERM");
+    until("the end of listening", || async { TcpStream::connect(process.grpc_addr).await.err() }).await;
+    process.signal(signal);
+    let (ended, output) = process.ended().await;
+    assert_eq!(ended.code(), Some(status), "{ended}: {output}");
+    assert!(output.contains(&format!("SIG{signal} received: stopped at once")), "{output}");
+    assert!(soon("the call", call).await.unwrap().is_err());
+    lock.release().await;
+}
+
+#[tokio::test]
+async fn sighup_is_logged_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]);
+    process.signal("HUP");
+    let output = process.stop().await;
+    assert!(output.contains("SIGHUP ignored"), "{output}");
+}
+
+/// Of a database that accepts connections and never answers, the start would wait for a minute.
+#[tokio::test]
+async fn a_signal_during_the_start_ends_it() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://u:p@{}/d", silent.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = latchkey::command();
+    command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--database-timeout", "1m"]);
+    command.args(["--database-url", &url]).current_dir(folder.path());
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = latchkey::Killed(child);
+    let connection = tokio::task::spawn_blocking(move || silent.accept().unwrap());
+    let _held = soon("the connection to the database", connection).await.unwrap();
+    child.signal("TERM");
+    let status = child.ended().await;
+    assert!(status.success(), "{status}");
 }

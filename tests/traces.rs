@@ -270,6 +270,17 @@ fn what_cannot_be_done_is_said_at_the_start() {
             "OTEL_TRACES_SAMPLER_ARG is \"1.5\"; a ratio is from 0 to 1",
         ),
         (
+            vec![
+                endpoint,
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+            ],
+            "/Cargo.toml\", which has no certificate in PEM",
+        ),
+        (
+            vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT",
+        ),
+        (
             vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "no url at all")],
             "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT",
         ),

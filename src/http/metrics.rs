@@ -16,7 +16,7 @@ use prometheus::{
 };
 
 use super::{Problem, Sources};
-use crate::registry::Reason;
+use crate::{instrumentation::LOG_LINES_DROPPED, registry::Reason};
 
 /// The commit that it was built from, if its builder said.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
@@ -46,6 +46,11 @@ fn gather(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1.0);
     families.extend(info.collect());
+    families.extend(counter(
+        "latchkey_log_lines_dropped_total",
+        "Lines of the log that were lost, because standard error was not read quickly enough or is closed.",
+        LOG_LINES_DROPPED.get(),
+    )?);
     Ok(families)
 }
 

@@ -1,20 +1,32 @@
 //! The log, one line an event, to standard error; and traces.
 
+mod json;
+mod log_queue;
 mod traces;
 
-use std::io::{IsTerminal as _, stderr};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal as _, stderr},
+    panic::{self, PanicHookInfo},
+    time::Duration,
+};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, field, level_filters::LevelFilter, subscriber::Interest};
 use tracing_subscriber::{
     EnvFilter, Layer as _,
-    filter::{FilterExt as _, filter_fn},
+    filter::{FilterExt as _, dynamic_filter_fn},
     fmt,
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
+use self::{json::Json, log_queue::LOG};
 use crate::config::LogFormat;
+
+/// What the level `info` stands for. At that level the libraries tell what the service tells too, or what changes
+/// nothing for an operator.
+const INFO: &str = "warn,latchkey=info";
 
 /// Why there is no log or no trace.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +58,9 @@ pub enum TelemetryError {
     /// Another log was set up before.
     #[error("the log is set up already")]
     Twice,
+    /// The log cannot be written.
+    #[error("standard error: cannot be written to by a thread of the log: {0}")]
+    Thread(io::Error),
 }
 
 /// The log and the traces of this process.
@@ -62,7 +77,7 @@ impl Telemetry {
     ///
     /// See [`TelemetryError`].
     pub fn init(filter: &str, format: LogFormat, traced: bool) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::try_new(filter)
+        let filter = EnvFilter::try_new(if filter == "info" { INFO } else { filter })
             .map_err(|fault| TelemetryError::Filter { filter: filter.to_owned(), fault })?;
         let terminal = stderr().is_terminal();
         let text = match format {
@@ -70,11 +85,13 @@ impl Telemetry {
             LogFormat::Text => true,
             LogFormat::Json => false,
         };
-        let layer = fmt::layer().with_writer(stderr).with_ansi(terminal);
-        let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
+        let layer = fmt::layer().with_writer(&LOG).with_ansi(terminal);
+        let layer = if text { layer.boxed() } else { layer.event_format(Json).boxed() };
         // Spans are for traces: made for the log too, they would cost each call that is not traced. The hint is needed:
         // with a part that has none, every line of every level in every library is looked at.
-        let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+        let events = dynamic_filter_fn(|metadata, _| metadata.is_event())
+            .with_max_level_hint(LevelFilter::TRACE)
+            .with_callsite_filter(event_interest);
         let log = tracing_subscriber::registry().with(layer.with_filter(filter.and(events)));
 
         let traces = if traced { traces::provider()? } else { None };
@@ -83,6 +100,8 @@ impl Telemetry {
             None => log.try_init(),
         };
         set.map_err(|_| TelemetryError::Twice)?;
+        LOG.start().map_err(TelemetryError::Thread)?;
+        panic::set_hook(Box::new(log_panic));
         Ok(Self { traces })
     }
 
@@ -92,4 +111,24 @@ impl Telemetry {
             traces::shut_down(provider).await;
         }
     }
+}
+
+/// Has the filter asked anew for each event. When a library asks by `log::log_enabled!` and then logs nothing, as sqlx does
+/// for notices of PostgreSQL, tracing-subscriber 0.3 keeps the answer for the next event of the thread. A "no" would drop
+/// that event, unless the filter is asked again.
+fn event_interest(metadata: &'static Metadata<'static>) -> Interest {
+    if metadata.is_event() { Interest::sometimes() } else { Interest::never() }
+}
+
+/// Waits until the log is written, but no longer than `bound`. Does nothing if there is no log.
+pub fn flush_log(bound: Duration) {
+    LOG.flush(bound);
+}
+
+/// Reports a panic as a line of the log. The default hook writes to standard error itself, and may block there.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| field::display(backtrace));
+    tracing::error!(location, backtrace, "panicked: {}", panic.payload_as_str().unwrap_or("no message"));
 }

@@ -35,15 +35,23 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 pub(super) fn provider() -> Result<Option<SdkTracerProvider>, TelemetryError> {
     let disabled = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let none = set("OTEL_TRACES_EXPORTER").is_some_and(|name| name == "none");
-    if set_for_traces("ENDPOINT").is_none() || disabled || none {
-        return Ok(None);
+    let endpoint = set_for_traces("ENDPOINT").filter(|_| !disabled && !none);
+    let Some((_, endpoint)) = endpoint else { return Ok(None) };
+    // The exporter takes "localhost:4317" too, and then never sends anything.
+    if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+        return Err(TelemetryError::Endpoint);
     }
     check_sampler()?;
     check_exporter()?;
     let mut exporter = SpanExporter::builder().with_tonic().with_protocol(Protocol::Grpc);
     if let Some((name, file)) = set_for_traces("CERTIFICATE") {
         let fault = |fault: std::io::Error| wrong(&name, format!("{file:?}, which cannot be read: {fault}"));
-        let authority = Certificate::from_pem(fs::read(&file).map_err(fault)?);
+        let authority = fs::read_to_string(&file).map_err(fault)?;
+        // The exporter passes over a file without one, and then trusts nobody.
+        if !authority.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(wrong(&name, format!("{file:?}, which has no certificate in PEM")));
+        }
+        let authority = Certificate::from_pem(authority);
         exporter = exporter.with_tls_config(ClientTlsConfig::new().ca_certificate(authority));
     }
     let exporter = exporter.build().map_err(|_| TelemetryError::Endpoint)?;

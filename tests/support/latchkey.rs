@@ -61,9 +61,36 @@ pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)
     said
 }
 
+/// A process that ends with the test.
+pub struct Killed(pub Child);
+
+impl Killed {
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        super::until("exit", || {
+            let status = self.0.try_wait().unwrap();
+            async move { status }
+        })
+        .await
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// `latchkey serve` as a process of its own.
 pub struct Process {
-    child: Child,
+    child: Killed,
     /// What it said first: where it listens, and how to try it.
     pub greeting: Vec<String>,
     pub grpc_addr: SocketAddr,
@@ -86,17 +113,24 @@ impl Process {
     }
 
     /// Starts it by a command that lacks the settings, and waits until it listens.
-    pub fn start_by(mut command: Command, settings: &[&str]) -> Self {
+    pub fn start_by(command: Command, settings: &[&str]) -> Self {
+        Self::start_logging_to(Stdio::piped(), command, settings)
+    }
+
+    /// The same, with a standard error of the test's own: its output is read only if it is a new pipe.
+    pub fn start_logging_to(stderr: impl Into<Stdio>, mut command: Command, settings: &[&str]) -> Self {
         if !settings.contains(&CHEAP_ARGON2[0]) {
             command.args(CHEAP_ARGON2);
         }
         command.args(settings);
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = child.stderr.take().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let stderr = child.stderr.take();
         let log = std::thread::spawn(move || {
             let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
+            if let Some(mut stderr) = stderr {
+                let _ = stderr.read_to_string(&mut text);
+            }
             text
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -117,6 +151,7 @@ impl Process {
         };
         let mut addrs = listens.split(' ').filter_map(|word| word.parse().ok());
         let (grpc_addr, http_addr) = (addrs.next().unwrap(), addrs.next().unwrap());
+        let child = Killed(child);
         Self { child, greeting: vec![listens, try_it], grpc_addr, http_addr, output: vec![output, log] }
     }
 
@@ -127,35 +162,30 @@ impl Process {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// A field of /proc/PID/status, in bytes: VmRSS is its resident memory, VmHWM the most that there was of it.
     pub fn memory(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// Ends it as a crash would.
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
     }
 
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        self.child.signal(name);
     }
 
     /// Waits until it has ended, and gives all that it emitted.
     pub async fn ended(mut self) -> (ExitStatus, String) {
-        let status = super::until("exit", || {
-            let status = self.child.try_wait().unwrap();
-            async move { status }
-        })
-        .await;
+        let status = self.child.ended().await;
         let output = std::mem::take(&mut self.output);
         (status, output.into_iter().map(|reader| reader.join().unwrap()).collect())
     }
@@ -166,12 +196,5 @@ impl Process {
         let (status, output) = self.ended().await;
         assert!(status.success(), "{status}: {output}");
         output
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

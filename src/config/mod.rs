@@ -4,15 +4,14 @@
 //! its default. The file's keys are the flags' names with underscores; its values take the place of the defaults, so
 //! one declaration serves all four.
 
-use std::{
-    ffi::OsString,
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod environment;
+mod error;
+mod load;
+mod values;
 
-use clap::{Args, Command, Parser, ValueEnum};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
@@ -22,6 +21,9 @@ use crate::{
     token::Prefix,
     validation::ValidationLimits,
 };
+
+use self::values::{duration, nats_name, nats_subject, secret, switch};
+pub use self::{environment::check_environment, error::ConfigError, load::parse};
 
 /// Where gRPC is listened for when nothing is set.
 pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
@@ -42,7 +44,7 @@ pub struct Config {
     pub http_addr: SocketAddr,
 
     /// Listen on an address that is not loopback although callers are not authenticated and nothing is encrypted.
-    #[arg(long, env = "LATCHKEY_INSECURE")]
+    #[arg(long, env = "LATCHKEY_INSECURE", value_parser = switch)]
     pub insecure: bool,
 
     #[command(flatten)]
@@ -165,7 +167,7 @@ pub struct DatabaseConfig {
     pub database_timeout: Duration,
 
     /// What is logged, to standard error: off, error, warn, info, debug or trace, or a filter such as
-    /// "info,latchkey=debug".
+    /// "warn,latchkey=debug". At info, libraries log warnings only.
     #[arg(long, env = "LATCHKEY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
@@ -198,7 +200,7 @@ pub struct NatsConfig {
     pub nats_durable: String,
 
     /// Make the stream where there is none. It is the identity service's: for development.
-    #[arg(long, env = "LATCHKEY_NATS_CREATE_STREAM")]
+    #[arg(long, env = "LATCHKEY_NATS_CREATE_STREAM", value_parser = switch)]
     pub nats_create_stream: bool,
 
     /// How long the broker waits for an answer before it delivers a message again: 1s to 10m. Of a consumer that
@@ -212,7 +214,7 @@ pub struct NatsConfig {
     pub nats_credentials: Option<PathBuf>,
 
     /// Insist on TLS.
-    #[arg(long, env = "LATCHKEY_NATS_TLS")]
+    #[arg(long, env = "LATCHKEY_NATS_TLS", value_parser = switch)]
     pub nats_tls: bool,
 
     /// PEM file with certificate authorities to trust beside the machine's.
@@ -237,71 +239,6 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
-}
-
-/// Why the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A flag, variable or command is wrong; or help was asked for. Says what is allowed.
-    #[error("{0}")]
-    Arguments(#[from] clap::Error),
-    /// A value of the file is wrong.
-    #[error("{file}: {fault}")]
-    FileValue {
-        /// The file.
-        file: PathBuf,
-        /// The fault, as of a flag.
-        fault: clap::Error,
-    },
-    /// The file cannot be read.
-    #[error("config (LATCHKEY_CONFIG) names {file}, which cannot be read: {fault}")]
-    FileRead {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        fault: std::io::Error,
-    },
-    /// The file is not TOML.
-    #[error("{file}: is not TOML: fault near line {line}")]
-    FileForm {
-        /// The file.
-        file: PathBuf,
-        /// The line of the fault, from 1.
-        line: usize,
-    },
-    /// The file has a key that is no setting.
-    #[error("{file}: {key:?} is no setting; the settings are {known}")]
-    FileKey {
-        /// The file.
-        file: PathBuf,
-        /// The key.
-        key: String,
-        /// What it could have been.
-        known: String,
-    },
-    /// A value of the file is a table, a list or a date.
-    #[error("{file}: {key:?} must be a text, a number or true or false")]
-    FileType {
-        /// The file.
-        file: PathBuf,
-        /// The key.
-        key: String,
-    },
-    /// The database's URL is wrong; it may hold a password and is not shown.
-    #[error("--database-url (LATCHKEY_DATABASE_URL) {0}")]
-    DatabaseUrl(#[from] crate::store::DatabaseUrlError),
-    /// The address can be reached from elsewhere, and nothing protects it.
-    #[error(
-        "{setting} is {addr}, which is not loopback, and callers are not authenticated; \
-         listen on 127.0.0.1 or [::1], or set --insecure (LATCHKEY_INSECURE=true) where something else keeps \
-         strangers out"
-    )]
-    Exposed {
-        /// The setting.
-        setting: &'static str,
-        /// The address.
-        addr: SocketAddr,
-    },
 }
 
 impl Config {
@@ -397,107 +334,10 @@ impl NatsConfig {
     }
 }
 
-/// Parses a command line whose settings may stand in the file that `file` finds in it.
-///
-/// # Errors
-///
-/// See [`ConfigError`].
-pub fn parse<C: Parser, T: Into<OsString> + Clone>(
-    arguments: impl IntoIterator<Item = T>,
-    file: impl FnOnce(&C) -> Option<PathBuf>,
-) -> Result<C, ConfigError> {
-    let arguments: Vec<T> = arguments.into_iter().collect();
-    let parsed = C::try_parse_from(arguments.iter().cloned())?;
-    let Some(file) = file(&parsed) else {
-        return Ok(parsed);
-    };
-    // The arguments alone are good: what is wrong from here on is the file.
-    let command = with_defaults(C::command(), &read_file(&file)?);
-    command
-        .try_get_matches_from(arguments)
-        .and_then(|matches| C::from_arg_matches(&matches))
-        .map_err(|fault| ConfigError::FileValue { file, fault })
-}
-
-/// The keys and values of the file, each key a setting's.
-fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-    let text =
-        fs::read_to_string(file).map_err(|fault| ConfigError::FileRead { file: file.to_owned(), fault })?;
-    let table: toml::Table = text.parse().map_err(|fault: toml::de::Error| {
-        // Of the fault only the place: its message may quote a password.
-        let start = fault.span().map_or(0, |span| span.start);
-        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
-        ConfigError::FileForm { file: file.to_owned(), line }
-    })?;
-    let known = Config::augment_args(Command::new("serve"));
-    let known: Vec<&str> =
-        known.get_arguments().map(|setting| setting.get_id().as_str()).filter(|id| *id != "config").collect();
-    let setting = |(key, value): (String, toml::Value)| {
-        if !known.contains(&key.as_str()) {
-            return Err(ConfigError::FileKey { file: file.to_owned(), key, known: known.join(", ") });
-        }
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
-            _ => return Err(ConfigError::FileType { file: file.to_owned(), key }),
-        };
-        Ok((key, value))
-    };
-    table.into_iter().map(setting).collect()
-}
-
-/// The command and its subcommands with other defaults.
-fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command {
-    for (key, value) in defaults {
-        if command.get_arguments().any(|setting| setting.get_id() == key.as_str()) {
-            command = command.mut_arg(key, |setting| setting.default_value(value.clone()));
-        }
-    }
-    command.mut_subcommands(|inner| with_defaults(inner, defaults))
-}
-
-fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
-    Ok(SecretString::from(text))
-}
-
-/// A name of a stream or consumer, as JetStream allows it.
-fn nats_name(text: &str) -> Result<String, &'static str> {
-    let forbidden = |letter: char| letter.is_whitespace() || letter.is_control() || ".*>/\\".contains(letter);
-    if (1..=255).contains(&text.len()) && !text.contains(forbidden) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be 1 to 255 bytes without white space and '.', '*', '>', '/' and '\\'")
-    }
-}
-
-/// A subject, as NATS allows it.
-fn nats_subject(text: &str) -> Result<String, &'static str> {
-    let good = |token: &str| {
-        !token.is_empty() && !token.contains(|letter: char| letter.is_whitespace() || letter.is_control())
-    };
-    if text.split('.').all(good) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be words with '.' between and no white space")
-    }
-}
-
-/// A time span such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
-fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
-    let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
-    match humantime::parse_duration(text) {
-        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
-        Ok(_) => Err(format!(
-            "must be from {} to {}",
-            humantime::format_duration(min),
-            humantime::format_duration(max)
-        )),
-        Err(fault) => Err(format!("is no time span such as 250ms, 5s or 1m: {fault}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {

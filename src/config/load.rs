@@ -1,0 +1,99 @@
+//! Reads the settings: command line and environment by clap, then the TOML file.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Args as _, Command, Parser,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue},
+};
+
+use super::{Config, ConfigError, environment};
+
+/// Parses a command line whose settings may stand in the file that `file` finds in it.
+///
+/// # Errors
+///
+/// See [`ConfigError`].
+pub fn parse<C: Parser, T: Into<OsString> + Clone>(
+    arguments: impl IntoIterator<Item = T>,
+    file: impl FnOnce(&C) -> Option<PathBuf>,
+) -> Result<C, ConfigError> {
+    let arguments: Vec<T> = arguments.into_iter().collect();
+    let parsed =
+        C::try_parse_from(arguments.iter().cloned()).map_err(|fault| name_variable(fault, &C::command()))?;
+    let Some(file) = file(&parsed) else {
+        return Ok(parsed);
+    };
+    // The arguments alone are good: what is wrong from here on is the file.
+    let command = with_defaults(C::command(), &read_file(&file)?);
+    command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .map_err(|fault| ConfigError::FileValue { file, fault })
+}
+
+/// The keys and values of the file, each key a setting's.
+fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    let text =
+        fs::read_to_string(file).map_err(|fault| ConfigError::FileRead { file: file.to_owned(), fault })?;
+    let table: toml::Table = text.parse().map_err(|fault: toml::de::Error| {
+        // Of the fault only the place: its message may quote a password.
+        let start = fault.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+        ConfigError::FileForm { file: file.to_owned(), line }
+    })?;
+    let known = Config::augment_args(Command::new("serve"));
+    let known: Vec<&str> =
+        known.get_arguments().map(|setting| setting.get_id().as_str()).filter(|id| *id != "config").collect();
+    let setting = |(key, value): (String, toml::Value)| {
+        if !known.contains(&key.as_str()) {
+            let hint = environment::nearest(&key, known.iter().copied());
+            let hint = hint.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+            return Err(ConfigError::FileKey { file: file.to_owned(), key, hint, known: known.join(", ") });
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+            _ => return Err(ConfigError::FileType { file: file.to_owned(), key }),
+        };
+        Ok((key, value))
+    };
+    table.into_iter().map(setting).collect()
+}
+
+/// The command and its subcommands with other defaults.
+fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command {
+    for (key, value) in defaults {
+        if command.get_arguments().any(|setting| setting.get_id() == key.as_str()) {
+            command = command.mut_arg(key, |setting| setting.default_value(value.clone()));
+        }
+    }
+    command.mut_subcommands(|inner| with_defaults(inner, defaults))
+}
+
+/// Adds the variable that an invalid value comes from, since clap names only the flag.
+fn name_variable(mut fault: clap::Error, command: &Command) -> clap::Error {
+    let text = |kind| match fault.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    // "--flag <VALUE>"
+    let flag =
+        text(ContextKind::InvalidArg).and_then(|argument| argument.split(' ').next()?.strip_prefix("--"));
+    let value = text(ContextKind::InvalidValue);
+    let variable = flag.zip(value).and_then(|(flag, value)| {
+        let set = |name: &&String| env::var(name).is_ok_and(|set| set == value);
+        environment::variables(command).find(|(long, name)| long == flag && set(&name)).map(|(_, name)| name)
+    });
+    if let Some(variable) = variable {
+        let tip = StyledStr::from(format!("the value comes from the variable {variable}"));
+        fault.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    fault
+}

@@ -1,0 +1,54 @@
+//! Parsers of values that clap has no parser for.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// A switch. Deployment tools write booleans in different ways.
+pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("must be 1, true, yes or on; or 0, false, no or off"),
+    }
+}
+
+pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
+}
+
+/// A name of a stream or consumer, as JetStream allows it.
+pub(super) fn nats_name(text: &str) -> Result<String, &'static str> {
+    let forbidden = |letter: char| letter.is_whitespace() || letter.is_control() || ".*>/\\".contains(letter);
+    if (1..=255).contains(&text.len()) && !text.contains(forbidden) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 255 bytes without white space and '.', '*', '>', '/' and '\\'")
+    }
+}
+
+/// A subject, as NATS allows it.
+pub(super) fn nats_subject(text: &str) -> Result<String, &'static str> {
+    let good = |token: &str| {
+        !token.is_empty() && !token.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+    };
+    if text.split('.').all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be words with '.' between and no white space")
+    }
+}
+
+/// A time span such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
+pub(super) fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
+    let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+    match humantime::parse_duration(text) {
+        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
+        Ok(_) => Err(format!(
+            "must be from {} to {}",
+            humantime::format_duration(min),
+            humantime::format_duration(max)
+        )),
+        Err(fault) => Err(format!("is no time span such as 250ms, 5s or 1m: {fault}")),
+    }
+}
