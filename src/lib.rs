@@ -25,20 +25,17 @@
 //! | [`instrumentation`] | durations of calls, and where a trace comes in and goes on |
 //! | [`proto`] | the generated messages and stubs |
 
-pub mod client;
+pub mod account_events;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
-pub mod events;
 pub mod grpc;
-pub mod health;
 pub mod http;
-pub mod instrumentation;
-pub mod keys;
+pub mod nats;
 pub mod proto;
 pub mod registry;
 pub mod server;
-pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod token;

@@ -39,7 +39,7 @@ async fn each_internal_answer_has_one_line_in_the_log(#[values(Sqlite, Postgres)
     let methods: Vec<&str> = errors.iter().map(|line| line["method"].as_str().unwrap()).collect();
     assert_eq!(methods, ["ListTokens", "ValidateToken"], "{log}");
     for error in errors {
-        let fault = error["fault"].as_str().unwrap();
+        let fault = error["error"].as_str().unwrap();
         assert!(fault.starts_with("the database refused") && fault.contains("created_at"), "{error}");
     }
     assert!(!log.contains(&secret) && !log.contains(&secret[27..70]) && !log.contains(&id), "{log}");

@@ -9,23 +9,23 @@ pub enum ConfigError {
     #[error("{0}")]
     Arguments(#[from] clap::Error),
     /// A value of the file is wrong.
-    #[error("{file}: {fault}")]
+    #[error("{file}: {error}")]
     FileValue {
         /// The file.
         file: PathBuf,
         /// The fault, as of a flag.
-        fault: clap::Error,
+        error: clap::Error,
     },
     /// The file cannot be read.
-    #[error("config (LATCHKEY_CONFIG) names {file}, which cannot be read: {fault}")]
+    #[error("config (LATCHKEY_CONFIG) names {file}, which cannot be read: {error}")]
     FileRead {
         /// The file.
         file: PathBuf,
         /// Why.
-        fault: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is not TOML.
-    #[error("{file}: is not TOML: fault near line {line}")]
+    #[error("{file}: is not TOML: error near line {line}")]
     FileForm {
         /// The file.
         file: PathBuf,

@@ -26,7 +26,7 @@ pub fn parse<C: Parser, T: Into<OsString> + Clone>(
 ) -> Result<C, ConfigError> {
     let arguments: Vec<T> = arguments.into_iter().collect();
     let parsed =
-        C::try_parse_from(arguments.iter().cloned()).map_err(|fault| name_variable(fault, &C::command()))?;
+        C::try_parse_from(arguments.iter().cloned()).map_err(|error| name_variable(error, &C::command()))?;
     let Some(file) = file(&parsed) else {
         return Ok(parsed);
     };
@@ -35,16 +35,16 @@ pub fn parse<C: Parser, T: Into<OsString> + Clone>(
     command
         .try_get_matches_from(arguments)
         .and_then(|matches| C::from_arg_matches(&matches))
-        .map_err(|fault| ConfigError::FileValue { file, fault })
+        .map_err(|error| ConfigError::FileValue { file, error })
 }
 
 /// The keys and values of the file, each key a setting's.
 fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let text =
-        fs::read_to_string(file).map_err(|fault| ConfigError::FileRead { file: file.to_owned(), fault })?;
-    let table: toml::Table = text.parse().map_err(|fault: toml::de::Error| {
+        fs::read_to_string(file).map_err(|error| ConfigError::FileRead { file: file.to_owned(), error })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         // Of the fault only the place: its message may quote a password.
-        let start = fault.span().map_or(0, |span| span.start);
+        let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
         ConfigError::FileForm { file: file.to_owned(), line }
     })?;
@@ -78,8 +78,8 @@ fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command
 }
 
 /// Adds the variable that an invalid value comes from, since clap names only the flag.
-fn name_variable(mut fault: clap::Error, command: &Command) -> clap::Error {
-    let text = |kind| match fault.get(kind) {
+fn name_variable(mut error: clap::Error, command: &Command) -> clap::Error {
+    let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
@@ -93,7 +93,7 @@ fn name_variable(mut fault: clap::Error, command: &Command) -> clap::Error {
     });
     if let Some(variable) = variable {
         let tip = StyledStr::from(format!("the value comes from the variable {variable}"));
-        fault.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
-    fault
+    error
 }

@@ -49,6 +49,6 @@ pub(super) fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Dur
             humantime::format_duration(min),
             humantime::format_duration(max)
         )),
-        Err(fault) => Err(format!("is no time span such as 250ms, 5s or 1m: {fault}")),
+        Err(error) => Err(format!("is no time span such as 250ms, 5s or 1m: {error}")),
     }
 }

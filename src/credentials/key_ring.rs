@@ -92,7 +92,7 @@ pub enum KeyRingError {
     #[error("cannot be opened: {0}")]
     Io(#[from] io::Error),
     /// Not TOML, or other fields than `primary` and `keys`.
-    #[error("is not a TOML file with `primary` and `[keys]`: fault near line {line}")]
+    #[error("is not a TOML file with `primary` and `[keys]`: error near line {line}")]
     Form {
         /// The line of the fault, from 1.
         line: usize,
@@ -133,7 +133,7 @@ impl KeyRing {
     pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
         if !path.try_exists()? {
             match key_ring_file::create(path) {
-                Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault.into()),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
                 _ => {}
             }
         }
@@ -243,9 +243,9 @@ mod tests {
             (format!("primary = \"a\"\nsecondary = \"{A}\"\n[keys]\na = \"{A}\""), "fault near line 2"),
             (String::new(), "fault near line 1"),
         ] {
-            let fault = parse(&text).unwrap_err().to_string();
-            assert!(fault.contains(said), "{fault}");
-            assert!(!fault.contains(short) && !fault.contains(A), "{fault}");
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(!error.contains(short) && !error.contains(A), "{error}");
         }
         assert!(!format!("{:?}", ring("a", &[("a", A)])).contains(A));
     }

@@ -40,9 +40,9 @@ impl Keys {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, KeyRingError> {
-        let written: Written = toml::from_str(text).map_err(|fault| {
+        let written: Written = toml::from_str(text).map_err(|error| {
             // Of the fault only the place: its message may quote a key.
-            let start = fault.span().map_or(0, |span| span.start);
+            let start = error.span().map_or(0, |span| span.start);
             KeyRingError::Form { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
         })?;
         let mut keys = BTreeMap::new();
@@ -177,9 +177,9 @@ impl KeyRingFile {
         let path = fs::canonicalize(path).map_err(KeyRingError::Io)?;
         let folder = fs::File::open(path.parent().unwrap_or(&path)).map_err(KeyRingError::Io)?;
         // Of the folder, since the file is replaced.
-        folder.try_lock().map_err(|fault| match fault {
+        folder.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => RotationError::Busy,
-            TryLockError::Error(fault) => RotationError::Write(fault),
+            TryLockError::Error(error) => RotationError::Write(error),
         })?;
         let content = Keys::read(&path)?;
         Ok(Self { path, folder, content })

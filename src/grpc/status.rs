@@ -20,13 +20,13 @@ pub(super) struct Violations(Vec<FieldViolation>);
 impl Violations {
     /// The value, or a note that `field` is at fault.
     pub(super) fn check<T, E: Display>(&mut self, field: &str, checked: Result<T, E>) -> Option<T> {
-        checked.map_err(|fault| self.0.push(FieldViolation::new(field, fault.to_string()))).ok()
+        checked.map_err(|error| self.0.push(FieldViolation::new(field, error.to_string()))).ok()
     }
 
     /// INVALID_ARGUMENT with all that is at fault.
     pub(super) fn into_status(self) -> Status {
         let faults: Vec<String> =
-            self.0.iter().map(|fault| format!("{} {}", fault.field, fault.description)).collect();
+            self.0.iter().map(|error| format!("{} {}", error.field, error.description)).collect();
         Status::with_error_details(
             Code::InvalidArgument,
             faults.join("; "),
@@ -59,9 +59,9 @@ pub(super) fn failure(status: &Status) -> Option<&RegistryError> {
 }
 
 impl From<RegistryError> for Status {
-    fn from(fault: RegistryError) -> Self {
-        let message = fault.to_string();
-        match fault {
+    fn from(error: RegistryError) -> Self {
+        let message = error.to_string();
+        match error {
             RegistryError::NameTaken => with_reason(Code::AlreadyExists, message, "NAME_TAKEN"),
             RegistryError::UserDeleted => with_reason(Code::FailedPrecondition, message, "USER_DELETED"),
             RegistryError::NotFound => with_reason(Code::NotFound, message, "TOKEN_NOT_FOUND"),
@@ -80,7 +80,7 @@ impl From<RegistryError> for Status {
                 | StoreError::File(_)
                 | StoreError::SchemaOutdated,
             ) => {
-                tracing::warn!(fault = message, "a call failed");
+                tracing::warn!(error = message, "a call failed");
                 unavailable()
             }
             RegistryError::Hash(_)
@@ -90,7 +90,7 @@ impl From<RegistryError> for Status {
             ) => {
                 // `observe` logs the source.
                 let mut status = Status::internal("the service failed; its log says why");
-                status.set_source(Arc::new(fault));
+                status.set_source(Arc::new(error));
                 status
             }
         }

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Problem, Sources};
+use super::{HttpState, problem::Problem};
 
 /// That it answers is the answer. It knows nothing of the database: a restart does not bring one back.
 pub(super) async fn live() -> StatusCode {
@@ -16,8 +16,8 @@ pub(super) async fn live() -> StatusCode {
 }
 
 /// The answer is at most a second old, so that asking costs the database nothing.
-pub(super) async fn ready(State(sources): State<Arc<Sources>>) -> Response {
-    match sources.unready.borrow().as_deref() {
+pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
+    match state.unready.borrow().as_deref() {
         None => "ready\n".into_response(),
         Some(reason) => Problem::unavailable(reason).into_response(),
     }

@@ -28,8 +28,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     while let Some(taken) = stop.run_until_cancelled(take(&listener, &room)).await {
         let (stream, place) = match taken {
             Ok(taken) => taken,
-            Err(fault) => {
-                tracing::warn!(%fault, "an HTTP connection could not be taken");
+            Err(error) => {
+                tracing::warn!(%error, "an HTTP connection could not be taken");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }

@@ -15,8 +15,8 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::{Problem, Sources};
-use crate::{instrumentation::LOG_LINES_DROPPED, registry::Reason};
+use super::{HttpState, problem::Problem};
+use crate::{registry::Reason, telemetry::LOG_LINES_DROPPED};
 
 /// The commit that it was built from, if its builder said.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
@@ -24,22 +24,22 @@ const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
     None => "unknown",
 };
 
-pub(super) async fn show(State(sources): State<Arc<Sources>>) -> Response {
-    let text = gather(&sources).and_then(|families| TextEncoder::new().encode_to_string(&families));
+pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
+    let text = gather(&state).and_then(|families| TextEncoder::new().encode_to_string(&families));
     match text {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
-        Err(fault) => {
-            tracing::error!(%fault, "metrics could not be shown");
+        Err(error) => {
+            tracing::error!(%error, "metrics could not be shown");
             Problem::unavailable("metrics could not be shown").into_response()
         }
     }
 }
 
-fn gather(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let mut families = sources.durations.collect();
-    families.extend(validation(sources)?);
-    families.extend(events(sources)?);
-    families.extend(database(sources)?);
+fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let mut families = state.durations.collect();
+    families.extend(validation(state)?);
+    families.extend(events(state)?);
+    families.extend(database(state)?);
     let info = GaugeVec::new(
         Opts::new("latchkey_build_info", "The version of this replica; always 1."),
         &["version", "revision"],
@@ -54,8 +54,8 @@ fn gather(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
     Ok(families)
 }
 
-fn validation(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let registry = &sources.registry;
+fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let registry = &state.registry;
     let memory = registry.cache_statistics();
     let validations = IntCounterVec::new(
         Opts::new("latchkey_validations_total", "Secrets that were judged, by outcome."),
@@ -81,8 +81,8 @@ fn validation(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error>
     .concat())
 }
 
-fn events(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let events = &sources.events;
+fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let events = &state.events;
     let mut families = [
         counter(
             "latchkey_events_handled_total",
@@ -101,7 +101,7 @@ fn events(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
         )?,
     ]
     .concat();
-    if sources.subscribes {
+    if state.subscribes {
         families.extend(gauge(
             "latchkey_subscriber_attached",
             "Whether the subscriber is attached to its stream.",
@@ -118,7 +118,7 @@ fn events(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
     Ok(families)
 }
 
-fn database(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
+fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let connections = GaugeVec::new(
         Opts::new("latchkey_database_connections", "Connections to the database, by pool and state."),
         &["pool", "state"],
@@ -127,7 +127,7 @@ fn database(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::Error> {
         Opts::new("latchkey_database_connections_max", "Connections that a pool may have."),
         &["pool"],
     )?;
-    for pool in sources.store.pools() {
+    for pool in state.store.pools() {
         connections.with_label_values(&[pool.name, "used"]).set(pool.used as f64);
         connections.with_label_values(&[pool.name, "idle"]).set(pool.idle as f64);
         most.with_label_values(&[pool.name]).set(f64::from(pool.max));

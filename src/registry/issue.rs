@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::{RegistryError, TokenRegistry, by_user};
+use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
     clock::Clock,
     credentials::{SecretHash, Tag},

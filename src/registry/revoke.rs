@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RegistryError, TokenRegistry, by_user};
+use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
     store::{Event, EventKind, Eviction},
     token::UserId,

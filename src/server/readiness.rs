@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    events::USER_EVENTS,
     grpc::{LIVENESS, TOKEN_SERVICE},
+    nats::USER_EVENTS,
     store::{Store, StoreError},
 };
 
@@ -56,8 +56,8 @@ impl DatabaseWatch {
             report(&self.health, self.serving).await;
             match checked {
                 Ok(()) => tracing::info!(database = self.store.location(), "the database answers"),
-                Err(fault) => {
-                    tracing::warn!(database = self.store.location(), %fault, "the database cannot be used");
+                Err(error) => {
+                    tracing::warn!(database = self.store.location(), %error, "the database cannot be used");
                 }
             }
         }
@@ -79,8 +79,8 @@ impl DatabaseWatch {
         if !lacks_migrations || self.retry.0 <= Instant::now() {
             let (_, pause) = self.retry;
             self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
-            self.store.prepare().await.inspect_err(|fault| {
-                tracing::warn!(database = self.store.location(), %fault, ?pause, "the database is not prepared");
+            self.store.prepare().await.inspect_err(|error| {
+                tracing::warn!(database = self.store.location(), %error, ?pause, "the database is not prepared");
             })?;
             self.prepared = true;
             return Ok(());

@@ -80,7 +80,7 @@ async fn bounded<E: std::fmt::Display>(
 ) {
     match tokio::time::timeout(bound, work).await {
         Ok(Ok(())) => {}
-        Ok(Err(fault)) => tracing::warn!(%fault, "{warning}"),
+        Ok(Err(error)) => tracing::warn!(%error, "{warning}"),
         Err(_) => tracing::warn!(?bound, "{warning}: it took too long"),
     }
 }
@@ -89,8 +89,8 @@ async fn bounded<E: std::fmt::Display>(
 async fn write_last_uses(registry: Arc<TokenRegistry>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
-        if let Err(fault) = registry.flush_last_used().await {
-            tracing::warn!(%fault, "last uses are not written yet");
+        if let Err(error) = registry.flush_last_used().await {
+            tracing::warn!(%error, "last uses are not written yet");
         }
     }
 }

@@ -155,7 +155,7 @@ async fn connect_when_free(
     let mut pause = Duration::from_millis(5);
     loop {
         match pool.clone().connect_with(options.clone()).await {
-            Err(fault) if is_sqlite_busy(&fault) && began.elapsed() < bound => {
+            Err(error) if is_sqlite_busy(&error) && began.elapsed() < bound => {
                 tokio::time::sleep(pause).await
             }
             done => return done,

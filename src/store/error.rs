@@ -47,8 +47,8 @@ impl StoreError {
         matches!(self, Self::Unavailable(_) | Self::Away | Self::Timeout)
     }
 
-    pub(super) fn file(fault: io::Error) -> Self {
-        Self::File(Arc::new(fault))
+    pub(super) fn file(error: io::Error) -> Self {
+        Self::File(Arc::new(error))
     }
 }
 
@@ -60,42 +60,42 @@ impl fmt::Debug for StoreError {
 }
 
 impl From<DbErr> for StoreError {
-    fn from(fault: DbErr) -> Self {
-        if matches!(fault.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
+    fn from(error: DbErr) -> Self {
+        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
             return Self::Duplicate;
         }
         let (DbErr::Conn(RuntimeErr::SqlxError(cause))
         | DbErr::Exec(RuntimeErr::SqlxError(cause))
-        | DbErr::Query(RuntimeErr::SqlxError(cause))) = &fault
+        | DbErr::Query(RuntimeErr::SqlxError(cause))) = &error
         else {
             // sea-orm tells a connection that could not be had by this alone.
-            let passing = matches!(fault, DbErr::ConnectionAcquire(_) | DbErr::Conn(_));
-            return if passing { Self::Unavailable(fault) } else { Self::Refused(fault) };
+            let passing = matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_));
+            return if passing { Self::Unavailable(error) } else { Self::Refused(error) };
         };
         if is_passing(cause) {
-            Self::Unavailable(fault)
+            Self::Unavailable(error)
         } else if is_unstorable_text(cause) {
             Self::Text
         } else {
-            Self::Refused(fault)
+            Self::Refused(error)
         }
     }
 }
 
 impl From<sqlx::Error> for StoreError {
-    fn from(fault: sqlx::Error) -> Self {
-        DbErr::Conn(RuntimeErr::SqlxError(fault.into())).into()
+    fn from(error: sqlx::Error) -> Self {
+        DbErr::Conn(RuntimeErr::SqlxError(error.into())).into()
     }
 }
 
 /// SQLSTATE character_not_in_repertoire and untranslatable_character.
-fn is_unstorable_text(fault: &sqlx::Error) -> bool {
-    let code = fault.as_database_error().and_then(|fault| fault.code());
+fn is_unstorable_text(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("22021" | "22P05"))
 }
 
-fn is_passing(fault: &sqlx::Error) -> bool {
-    match fault {
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
@@ -104,8 +104,8 @@ fn is_passing(fault: &sqlx::Error) -> bool {
         | sqlx::Error::BeginFailed
         | sqlx::Error::InvalidSavePointStatement
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
-            if fault.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
                 is_passing_sqlite(&code)
             } else {
                 is_passing_postgres(&code)
@@ -122,8 +122,8 @@ fn is_passing_postgres(code: &str) -> bool {
 }
 
 /// Whether another connection of SQLite's is in the way.
-pub(super) fn is_sqlite_busy(fault: &sqlx::Error) -> bool {
-    let code = fault.as_database_error().and_then(|fault| primary_sqlite(&fault.code()?));
+pub(super) fn is_sqlite_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| primary_sqlite(&error.code()?));
     code == Some(SQLITE_BUSY)
 }
 

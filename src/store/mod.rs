@@ -1,12 +1,9 @@
 //! The database: the only place that knows SQL.
-//!
-//! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it instead of
-//! polling for the lock; reads go on beside them (WAL). On PostgreSQL one pool serves both. The revocation log and the
-//! health check have a connection each: however busy the others are, revocations are seen and the answer is true.
 
 mod accounts;
 mod audit_log;
 mod connect;
+mod database;
 mod entity;
 mod error;
 mod health;
@@ -17,74 +14,13 @@ mod revocation_log;
 mod tokens;
 mod transaction;
 
-use std::{sync::Arc, time::Duration};
-
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
-use tokio::sync::Semaphore;
-
-use self::reachability::Reachability;
 pub use self::{
     audit_log::{Event, EventKind},
     connect::{DatabaseUrl, DatabaseUrlError, PoolLimits, create_private_folder},
+    database::Store,
     error::StoreError,
     pool::PoolState,
     revocation_log::{Eviction, LogHead},
     tokens::{NewTokenRow, StoredToken, TokenCounts, TokenState},
     transaction::WriteTransaction,
 };
-
-/// A database with its connection pools. Clones share them.
-#[derive(Debug, Clone)]
-pub struct Store {
-    reads: DatabaseConnection,
-    writes: DatabaseConnection,
-    log: DatabaseConnection,
-    health: DatabaseConnection,
-    url: DatabaseUrl,
-    reachability: Arc<Reachability>,
-    writers: Arc<Semaphore>,
-    timeout: Duration,
-}
-
-impl Store {
-    /// Where the database is, without user and password: a file, or host, port and name.
-    pub fn location(&self) -> String {
-        self.url.to_string()
-    }
-
-    /// The connection pools as they are now.
-    pub fn pools(&self) -> Vec<PoolState> {
-        match self.reads.get_database_backend() {
-            DbBackend::Sqlite => [
-                ("reads", &self.reads),
-                ("writes", &self.writes),
-                ("log", &self.log),
-                ("health", &self.health),
-            ]
-            .map(|(name, pool)| PoolState::of(name, pool.get_sqlite_connection_pool()))
-            .into(),
-            _ => [("main", &self.reads), ("log", &self.log), ("health", &self.health)]
-                .map(|(name, pool)| PoolState::of(name, pool.get_postgres_connection_pool()))
-                .into(),
-        }
-    }
-
-    /// Closes all connections once they are idle; later calls fail.
-    ///
-    /// # Errors
-    ///
-    /// A connection could not be closed in order.
-    pub async fn close(self) -> Result<(), StoreError> {
-        self.health.close().await?;
-        self.log.close().await?;
-        self.reads.close().await?;
-        Ok(self.writes.close().await?)
-    }
-
-    /// Awaits a statement outside a transaction, unless the database is known to be away.
-    async fn bounded<T>(&self, answer: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
-        self.reachability.check()?;
-        // The database's own timeouts do not help when the network swallows what is sent.
-        Ok(tokio::time::timeout(self.timeout, answer).await.map_err(|_| StoreError::Timeout)??)
-    }
-}

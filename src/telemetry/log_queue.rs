@@ -12,7 +12,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::instrumentation::LOG_LINES_DROPPED;
+use crate::telemetry::LOG_LINES_DROPPED;
 
 /// The log of this process.
 pub(super) static LOG: LogQueue = LogQueue::new();

@@ -22,7 +22,7 @@ use tracing_subscriber::{
 };
 
 use super::TelemetryError;
-use crate::instrumentation::{is_entry, set_sampler};
+use crate::telemetry::{is_entry, set_sampler};
 
 /// How long the last spans may take on their way out.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -45,8 +45,8 @@ pub(super) fn provider() -> Result<Option<SdkTracerProvider>, TelemetryError> {
     check_exporter()?;
     let mut exporter = SpanExporter::builder().with_tonic().with_protocol(Protocol::Grpc);
     if let Some((name, file)) = set_for_traces("CERTIFICATE") {
-        let fault = |fault: std::io::Error| wrong(&name, format!("{file:?}, which cannot be read: {fault}"));
-        let authority = fs::read_to_string(&file).map_err(fault)?;
+        let error = |error: std::io::Error| wrong(&name, format!("{file:?}, which cannot be read: {error}"));
+        let authority = fs::read_to_string(&file).map_err(error)?;
         // The exporter passes over a file without one, and then trusts nobody.
         if !authority.contains("-----BEGIN CERTIFICATE-----") {
             return Err(wrong(&name, format!("{file:?}, which has no certificate in PEM")));
@@ -115,8 +115,8 @@ fn check_exporter() -> Result<(), TelemetryError> {
     }
 }
 
-fn wrong(name: &str, fault: String) -> TelemetryError {
-    TelemetryError::Variable { name: name.to_owned(), fault }
+fn wrong(name: &str, error: String) -> TelemetryError {
+    TelemetryError::Variable { name: name.to_owned(), error }
 }
 
 /// What the variables say of this service; its name is known without them.
@@ -173,7 +173,7 @@ fn may_be_traced(metadata: &Metadata<'_>) -> bool {
 pub(super) async fn shut_down(provider: SdkTracerProvider) {
     // Blocks until it is sent.
     let sent = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST_SPANS));
-    if let Ok(Err(fault)) = sent.await {
-        tracing::warn!(%fault, "the last spans were not sent");
+    if let Ok(Err(error)) = sent.await {
+        tracing::warn!(%error, "the last spans were not sent");
     }
 }

@@ -75,8 +75,8 @@ pub enum ParseError {
 }
 
 impl From<base62::Fault> for ParseError {
-    fn from(fault: base62::Fault) -> Self {
-        match fault {
+    fn from(error: base62::Fault) -> Self {
+        match error {
             base62::Fault::NotADigit => Self::Digit,
             base62::Fault::TooLarge => Self::Range,
         }
@@ -221,8 +221,8 @@ mod tests {
             (with_sum(&format!("pat_{}_{}", "z".repeat(22), "0".repeat(43))), ParseError::Range),
             (with_sum(&format!("pat_{}_{}", "0".repeat(22), "z".repeat(43))), ParseError::Range),
         ];
-        for (text, fault) in cases {
-            assert_eq!(BearerToken::parse(&pat(), text.as_bytes()).unwrap_err(), fault, "{text}");
+        for (text, error) in cases {
+            assert_eq!(BearerToken::parse(&pat(), text.as_bytes()).unwrap_err(), error, "{text}");
         }
     }
 

@@ -75,7 +75,7 @@ impl RevocationTail {
             let polled = self.poll_once().await;
             match &polled {
                 Ok(()) if failing => tracing::info!("the revocation log is read again"),
-                Err(fault) if !failing => tracing::warn!(%fault, "the revocation log cannot be read"),
+                Err(error) if !failing => tracing::warn!(%error, "the revocation log cannot be read"),
                 _ => {}
             }
             failing = polled.is_err();

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::grpc::status;
-use crate::instrumentation::{ENTRY, HttpHeaders, RpcDurations, enter};
+use crate::telemetry::{ENTRY, HttpHeaders, RpcDurations, enter};
 
 /// The methods, as metrics name them, and as paths and traces do.
 const METHODS: [(&str, &str); 4] = [
@@ -137,8 +137,8 @@ impl Drop for Call {
 fn log_failure(method: &str, response: &Response<Body>) {
     let made = response.extensions().get::<Status>();
     match made.and_then(status::failure) {
-        Some(fault) => tracing::error!(method, %fault, "a call failed"),
-        None => tracing::error!(method, fault = made.map_or("unknown", Status::message), "a call failed"),
+        Some(error) => tracing::error!(method, %error, "a call failed"),
+        None => tracing::error!(method, error = made.map_or("unknown", Status::message), "a call failed"),
     }
 }
 
@@ -220,13 +220,13 @@ mod tests {
 
     #[tokio::test]
     async fn each_internal_answer_is_logged_once_whoever_made_it() {
-        for (status, fault) in [
+        for (status, error) in [
             (Status::from(RegistryError::Randomness), "the operating system gave no randomness"),
             (Status::internal("made by tonic"), "made by tonic"),
         ] {
             let log = log_of(status).await;
             assert_eq!(log.lines().count(), 1, "{log}");
-            assert!(log.contains("ERROR") && log.contains("CreateToken") && log.contains(fault), "{log}");
+            assert!(log.contains("ERROR") && log.contains("CreateToken") && log.contains(error), "{log}");
         }
         assert_eq!(log_of(Status::invalid_argument("name is too short")).await, "");
     }

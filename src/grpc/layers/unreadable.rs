@@ -5,7 +5,7 @@
 
 use tonic::{Code, Status, body::Body, codegen::http::Response};
 
-use crate::grpc::{MAX_MESSAGE, status};
+use crate::grpc::{server::MAX_MESSAGE, status};
 
 /// Replaces an answer that tonic made in place of the handler.
 pub(in crate::grpc) fn blame_the_request(response: Response<Body>) -> Response<Body> {

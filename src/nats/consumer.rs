@@ -37,8 +37,8 @@ pub(super) async fn find_or_create(
     // Checked before the client is made: the client's own error for a push consumer names no setting.
     match stream.consumer_info(&settings.durable).await {
         Ok(info) => check(&info, &settings.subject)?,
-        Err(fault) if fault.kind() == ConsumerInfoErrorKind::NotFound => {}
-        Err(fault) => return Err(fault.into()),
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
     }
     let wanted = pull::Config {
         durable_name: Some(settings.durable.clone()),

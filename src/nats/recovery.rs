@@ -40,10 +40,10 @@ pub(super) struct Recovery {
 impl Recovery {
     /// Handles the messages that were delivered, are not acknowledged, and cannot be read by the client library.
     pub(super) async fn run(&mut self, handler: &Handler, info: &consumer::Info, in_flight: &TaskTracker) {
-        if let Err(fault) = self.try_run(handler, info, in_flight).await {
+        if let Err(error) = self.try_run(handler, info, in_flight).await {
             let subject = format!("$JS.API.STREAM.MSG.GET.{}", info.stream_name);
             tracing::error!(
-                %fault,
+                %error,
                 subject,
                 "messages with damaged headers could not be looked for, and may stay unhandled; if the broker is up, \
                  allow the subscriber's user to publish to this subject"

@@ -55,7 +55,7 @@ pub fn enter(carrier: &dyn Extractor, kind: SpanKind, make: impl FnOnce() -> Spa
 }
 
 /// Writes the current span into `carrier`, if there is one, for whoever goes on with the trace.
-pub fn hand_on(carrier: &mut dyn Injector) {
+pub fn inject(carrier: &mut dyn Injector) {
     let context = Span::current().context();
     if context.span().span_context().is_valid() {
         PROPAGATOR.inject_context(&context, carrier);

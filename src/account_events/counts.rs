@@ -59,19 +59,23 @@ impl EventCounts {
         self.handled.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_redelivered(&self) {
+    /// Counts a message that was delivered before.
+    pub fn count_redelivered(&self) {
         self.redelivered.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_dead_lettered(&self) {
+    /// Counts a message that became a dead letter.
+    pub fn count_dead_lettered(&self) {
         self.dead_lettered.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn set_attached(&self, attached: bool) {
+    /// Sets whether the subscriber is attached.
+    pub fn set_attached(&self, attached: bool) {
         self.attached.store(attached, Ordering::Relaxed);
     }
 
-    pub(super) fn set_lag(&self, lag: Option<u64>) {
+    /// Sets how many messages are not acknowledged; `None` when that is not known.
+    pub fn set_lag(&self, lag: Option<u64>) {
         self.lag.store(lag.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::user_deleted::Unreadable;
+use super::user_deleted::AccountEventError;
 
 /// What a body says.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,28 +48,28 @@ struct JsonTime<'a> {
 }
 
 impl Body {
-    pub(super) fn of_protobuf(body: &[u8]) -> Result<Self, Unreadable> {
+    pub(super) fn of_protobuf(body: &[u8]) -> Result<Self, AccountEventError> {
         let User { user_id } = User::decode(body)
-            .map_err(|fault| Unreadable::Body { form: "protobuf", fault: fault.to_string() })?;
+            .map_err(|error| AccountEventError::Body { form: "protobuf", error: error.to_string() })?;
         let delete_time = match Time::decode(body) {
             Ok(Time { delete_time: None }) => Ok(None),
             Ok(Time { delete_time: Some(Timestamp { seconds, nanos }) }) => timestamp(seconds, nanos.into())
                 .map(Some)
                 .ok_or_else(|| wrong_time(&format!("seconds: {seconds}, nanos: {nanos}"))),
-            Err(fault) => Err(wrong_time(&fault.to_string())),
+            Err(error) => Err(wrong_time(&error.to_string())),
         };
         Ok(Self { user_id, delete_time })
     }
 
-    pub(super) fn of_json(body: &[u8]) -> Result<Self, Unreadable> {
+    pub(super) fn of_json(body: &[u8]) -> Result<Self, AccountEventError> {
         let JsonUser { user_id } = serde_json::from_slice(body)
-            .map_err(|fault| Unreadable::Body { form: "JSON", fault: fault.to_string() })?;
+            .map_err(|error| AccountEventError::Body { form: "JSON", error: error.to_string() })?;
         let delete_time = match serde_json::from_slice(body) {
             Ok(JsonTime { delete_time: None }) => Ok(None),
             Ok(JsonTime { delete_time: Some(value) }) => {
                 json_time(value.get()).map(Some).ok_or_else(|| wrong_time(value.get()))
             }
-            Err(fault) => Err(wrong_time(&fault.to_string())),
+            Err(error) => Err(wrong_time(&error.to_string())),
         };
         Ok(Self { user_id: user_id.unwrap_or_default(), delete_time })
     }
@@ -138,8 +138,8 @@ mod tests {
             let body = [b"\x0a\x05alice".as_slice(), &time].concat();
             let read = Body::of_protobuf(&body).unwrap();
             assert_eq!(read.user_id, "alice");
-            let fault = read.delete_time.unwrap_err();
-            assert!(fault.contains("delete_time: is ") && fault.contains("years 1 to 9999"), "{fault}");
+            let error = read.delete_time.unwrap_err();
+            assert!(error.contains("delete_time: is ") && error.contains("years 1 to 9999"), "{error}");
         }
     }
 
@@ -166,8 +166,8 @@ mod tests {
             let body = format!(r#"{{"userId": "alice", "deleteTime": {time}}}"#);
             let read = Body::of_json(body.as_bytes()).unwrap();
             assert_eq!(read.user_id, "alice");
-            let fault = read.delete_time.unwrap_err();
-            assert!(fault.contains("delete_time: is ") && fault.len() < 300, "{fault}");
+            let error = read.delete_time.unwrap_err();
+            assert!(error.contains("delete_time: is ") && error.len() < 300, "{error}");
         }
         let not_utf8 = Body::of_json(b"{\"userId\": \"alice\", \"deleteTime\": \"\xff\"}").unwrap();
         assert!(not_utf8.user_id == "alice" && not_utf8.delete_time.is_err());

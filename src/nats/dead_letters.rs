@@ -10,7 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use opentelemetry::propagation::Injector;
 
 use super::handler::Delivery;
-use crate::instrumentation::hand_on;
+use crate::telemetry::inject;
 
 /// Where the copies go. Both names are relied on from outside.
 const STREAM: &str = "LATCHKEY_DEAD_LETTERS";
@@ -49,7 +49,7 @@ pub(super) async fn write(
     let Delivery { message, undeliverable } = delivery;
     let max_payload = jetstream.client().server_info().max_payload;
     let mut headers = original_headers(delivery, MAX_ORIGINAL_HEADERS.min(max_payload / 4));
-    hand_on(&mut Carrier(&mut headers));
+    inject(&mut Carrier(&mut headers));
     headers.insert("Latchkey-Reason", one_line(reason).as_str());
     headers.insert("Latchkey-Subject", one_line(&message.subject).as_str());
     if let Ok(info) = message.info() {

@@ -11,23 +11,23 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 
-use super::{Problem, Sources};
-use crate::events::UserDeleted;
+use super::{HttpState, problem::Problem};
+use crate::account_events::UserDeleted;
 
 pub(super) async fn receive(
-    State(sources): State<Arc<Sources>>,
+    State(state): State<Arc<HttpState>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let event = UserDeleted::read(header, &body, None).map_err(|fault| {
-        tracing::warn!(reason = %fault, "an event can never be read");
-        Problem::bad_request(fault.to_string())
+    let event = UserDeleted::read(header, &body, None).map_err(|error| {
+        tracing::warn!(reason = %error, "an event can never be read");
+        Problem::bad_request(error.to_string())
     })?;
-    event.apply(&sources.registry).await.map_err(|fault| {
-        tracing::warn!(%fault, event = event.event_id, "an event could not be handled");
+    event.apply(&state.registry).await.map_err(|error| {
+        tracing::warn!(%error, event = event.event_id, "an event could not be handled");
         Problem::unavailable("the event could not be handled now; send it again")
     })?;
-    sources.events.count_handled();
+    state.events.count_handled();
     Ok(StatusCode::ACCEPTED)
 }

@@ -50,14 +50,14 @@ pub enum NatsError {
     #[error("--nats-credentials (LATCHKEY_NATS_CREDENTIALS): {0}")]
     Credentials(std::io::Error),
     /// A file cannot be read.
-    #[error("{setting} names {}, which cannot be read: {fault}", .file.display())]
+    #[error("{setting} names {}, which cannot be read: {error}", .file.display())]
     File {
         /// The setting.
         setting: &'static str,
         /// The file.
         file: PathBuf,
         /// Why.
-        fault: std::io::Error,
+        error: std::io::Error,
     },
     /// The TLS files cannot be used.
     #[error("--nats-tls-ca, --nats-tls-cert and --nats-tls-key (LATCHKEY_NATS_TLS_…): {0}")]
@@ -165,6 +165,6 @@ fn decoded(part: &str) -> Result<String, NatsError> {
 fn check_readable(setting: &'static str, file: &Path) -> Result<(), NatsError> {
     match File::open(file) {
         Ok(_) => Ok(()),
-        Err(fault) => Err(NatsError::File { setting, file: file.to_owned(), fault }),
+        Err(error) => Err(NatsError::File { setting, file: file.to_owned(), error }),
     }
 }

@@ -68,10 +68,10 @@ pub struct KeysReport {
 
 /// Why a ring was not changed.
 #[derive(Debug, thiserror::Error)]
-#[error("--key-ring (LATCHKEY_KEY_RING): {} {fault}", .file.display())]
+#[error("--key-ring (LATCHKEY_KEY_RING): {} {error}", .file.display())]
 pub struct KeysError {
     file: PathBuf,
-    fault: RotationError,
+    error: RotationError,
 }
 
 impl KeysCommand {
@@ -90,7 +90,7 @@ impl KeysCommand {
         let file = self.key_ring.unwrap_or_else(|| self.data_dir.join(config::KEY_RING));
         // The next command is there to be pasted, so it has to name the same ring.
         let which = if is_default { String::new() } else { format!(" --key-ring {}", for_a_shell(&file)) };
-        let done = self.action.run(&file, &which).map_err(|fault| KeysError { file: file.clone(), fault })?;
+        let done = self.action.run(&file, &which).map_err(|error| KeysError { file: file.clone(), error })?;
         Ok(if self.json {
             KeysReport { text: done.json(&file), notes: String::new() }
         } else {

@@ -6,10 +6,11 @@ use async_nats::jetstream::{self, AckKind, Message};
 use opentelemetry::trace::SpanKind;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{EventCounts, backoff::delay, dead_letters, subject, user_deleted::UserDeleted};
+use super::{backoff::delay, dead_letters, subject};
 use crate::{
-    instrumentation::{ENTRY, NatsHeaders, enter},
+    account_events::{EventCounts, UserDeleted},
     registry::TokenRegistry,
+    telemetry::{ENTRY, NatsHeaders, enter},
 };
 
 /// A message, as it was delivered or as it was fetched from the stream.
@@ -64,7 +65,7 @@ impl Handler {
     async fn answer(&self, delivery: &Delivery, id: &str, deliveries: u64) -> bool {
         let answer = match self.process(delivery, id).await {
             Ok(answer) => answer,
-            Err(fault) => give_back(delivery, id, deliveries, &fault),
+            Err(error) => give_back(delivery, id, deliveries, &error),
         };
         let (word, status, is_final) = match answer {
             AckKind::Ack => ("acknowledged", "OK", true),
@@ -79,8 +80,8 @@ impl Handler {
             delivery.message.ack_with(answer).await
         };
         // If the answer is lost the message comes again, and changes nothing.
-        if let Err(fault) = &sent {
-            tracing::warn!(message_id = id, %fault, "a message was not answered; it will come again");
+        if let Err(error) = &sent {
+            tracing::warn!(message_id = id, %error, "a message was not answered; it will come again");
         }
         is_final && sent.is_ok()
     }
@@ -90,7 +91,7 @@ impl Handler {
         let reason = match self.read(delivery, id) {
             Ok(event) => {
                 let applied = tokio::time::timeout(self.bound, event.apply(&self.registry)).await;
-                applied.map_err(|_| "it took too long".to_owned())?.map_err(|fault| fault.to_string())?;
+                applied.map_err(|_| "it took too long".to_owned())?.map_err(|error| error.to_string())?;
                 self.counts.count_handled();
                 if delivery.undeliverable.is_some() {
                     tracing::warn!(message_id = id, "a message with damaged headers was handled by its body");
@@ -101,7 +102,7 @@ impl Handler {
         };
         dead_letters::write(&self.jetstream, delivery, &reason)
             .await
-            .map_err(|fault| format!("no dead letter could be written: {fault}"))?;
+            .map_err(|error| format!("no dead letter could be written: {error}"))?;
         tracing::error!(message_id = id, reason, "a message can never be read; it is in the dead letters");
         self.counts.count_dead_lettered();
         Ok(AckKind::Term)
@@ -118,20 +119,20 @@ impl Handler {
         let headers = NatsHeaders(message.headers.as_ref());
         let header = |wanted: &str| headers.first(wanted);
         if undeliverable.is_none() {
-            return UserDeleted::read(header, &message.payload, plain_id).map_err(|fault| fault.to_string());
+            return UserDeleted::read(header, &message.payload, plain_id).map_err(|error| error.to_string());
         }
-        UserDeleted::read_without_some_headers(header, &message.payload, plain_id, id).map_err(|fault| {
-            format!("headers or subject: cannot be read; the body alone does not do: {fault}")
+        UserDeleted::read_without_some_headers(header, &message.payload, plain_id, id).map_err(|error| {
+            format!("headers or subject: cannot be read; the body alone does not do: {error}")
         })
     }
 }
 
 /// Returns the answer that brings a message back later.
-fn give_back(delivery: &Delivery, id: &str, deliveries: u64, fault: &str) -> AckKind {
+fn give_back(delivery: &Delivery, id: &str, deliveries: u64, error: &str) -> AckKind {
     if delivery.undeliverable.is_some() {
         tracing::warn!(
             message_id = id,
-            fault,
+            error,
             "a message with damaged headers could not be handled; it will be tried again"
         );
         // Keeps the broker from delivering it, which would break the connection.
@@ -141,7 +142,7 @@ fn give_back(delivery: &Delivery, id: &str, deliveries: u64, fault: &str) -> Ack
     tracing::warn!(
         message_id = id,
         deliveries,
-        fault,
+        error,
         ?delay,
         "a message could not be handled; it will come again"
     );

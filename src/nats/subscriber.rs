@@ -15,14 +15,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    EventCounts,
     backoff::delay,
-    connection::{Connection, NatsError, NatsSettings},
+    connect::{Connection, NatsError, NatsSettings},
     consumer, dead_letters,
     handler::{Delivery, Handler},
     recovery::Recovery,
 };
-use crate::registry::TokenRegistry;
+use crate::{account_events::EventCounts, registry::TokenRegistry};
 
 /// The name under which health says whether the subscriber is attached.
 pub const USER_EVENTS: &str = "latchkey.v1.UserEvents";
@@ -96,10 +95,10 @@ impl Subscriber {
                 Some(Err(failure)) => Some(failure),
                 None => None,
             };
-            let Some(fault) = failure else { break };
+            let Some(error) = failure else { break };
             failures += 1;
             let pause = delay(failures);
-            tracing::warn!(%fault, ?pause, "not attached to the stream of user events; trying again");
+            tracing::warn!(%error, ?pause, "not attached to the stream of user events; trying again");
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
         in_flight.close();
@@ -162,8 +161,8 @@ impl Subscriber {
         tokio::select! {
             () = self.stop.cancelled() => None,
             _ = self.connection.disconnected.changed() => Some("the connection was lost".into()),
-            fault = receive(messages, &handler, in_flight) => Some(fault),
-            fault = check => Some(fault),
+            error = receive(messages, &handler, in_flight) => Some(error),
+            error = check => Some(error),
         }
     }
 }
@@ -186,7 +185,7 @@ async fn receive(
                     drop(permit);
                 });
             }
-            Some(Err(fault)) => return fault.into(),
+            Some(Err(error)) => return error.into(),
             None => return "the consumer ended".into(),
         }
     }

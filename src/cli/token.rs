@@ -17,6 +17,7 @@ use tonic::{
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
+use super::Report;
 use crate::clock::Clock;
 use crate::proto::latchkey::{
     CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, Token, ValidateTokenRequest, invalid::Reason,
@@ -91,20 +92,20 @@ enum Action {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The service's URL is wrong.
-    #[error("--server (LATCHKEY_SERVER) is {url:?}, which is no URL such as http://127.0.0.1:50051: {fault}")]
+    #[error("--server (LATCHKEY_SERVER) is {url:?}, which is no URL such as http://127.0.0.1:50051: {error}")]
     Url {
         /// The URL.
         url: String,
         /// Its fault.
-        fault: String,
+        error: String,
     },
     /// The service cannot be reached.
-    #[error("cannot reach the service at {url}: {fault}; is it running? `latchkey serve` starts one")]
+    #[error("cannot reach the service at {url}: {error}; is it running? `latchkey serve` starts one")]
     Connect {
         /// The URL.
         url: String,
         /// Why.
-        fault: String,
+        error: String,
     },
     /// The service refused.
     #[error("{}", describe(.0))]
@@ -124,15 +125,6 @@ impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         Self::Refused(Box::new(status))
     }
-}
-
-/// What a command found out.
-#[derive(Debug)]
-pub struct Report {
-    /// For standard output.
-    pub text: String,
-    /// Whether all is well; an invalid secret is not, nor a service that does not serve.
-    pub good: bool,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,13 +159,13 @@ type Client = TokenServiceClient<Channel>;
 
 async fn connect(url: String) -> Result<Client, ClientError> {
     let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|fault| ClientError::Url { url: url.clone(), fault: fault.to_string() })?
+        .map_err(|error| ClientError::Url { url: url.clone(), error: error.to_string() })?
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|fault| {
+    let channel = endpoint.connect().await.map_err(|error| {
         // The outermost error says only that there was one.
-        let cause = std::error::Error::source(&fault).map_or_else(|| fault.to_string(), ToString::to_string);
-        ClientError::Connect { url, fault: cause }
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        ClientError::Connect { url, error: cause }
     })?;
     Ok(TokenServiceClient::new(channel))
 }
@@ -285,9 +277,9 @@ fn describe(status: &Status) -> String {
         Code::InvalidArgument if details.bad_request().is_some() => "the request is wrong:".to_owned(),
         _ => status.message().to_owned(),
     };
-    for fault in details.bad_request().iter().flat_map(|request| &request.field_violations) {
+    for error in details.bad_request().iter().flat_map(|request| &request.field_violations) {
         // Writing to a text does not fail.
-        let _ = write!(text, "\n  {}: {}", fault.field, fault.description);
+        let _ = write!(text, "\n  {}: {}", error.field, error.description);
     }
     if text.is_empty() { status.code().description().to_owned() } else { text }
 }

@@ -35,7 +35,7 @@ pub struct UserDeleted {
 
 /// Why a message will never be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum AccountEventError {
     /// The content type is none that is understood.
     #[error(
         "content type {0:?} is not understood: send application/protobuf, application/json or \
@@ -48,23 +48,23 @@ pub enum Unreadable {
     )]
     NoCloudEvent,
     /// A CloudEvents attribute is missing or wrong.
-    #[error("CloudEvents attribute {name} {fault}")]
+    #[error("CloudEvents attribute {name} {error}")]
     Attribute {
         /// The attribute.
         name: &'static str,
         /// What is wrong.
-        fault: String,
+        error: String,
     },
     /// The structured CloudEvent is not of its form.
     #[error("is no CloudEvent in JSON: {0}")]
     Envelope(String),
     /// The body is not of its form.
-    #[error("body is no identity.v1.UserDeleted in {form}: {fault}")]
+    #[error("body is no identity.v1.UserDeleted in {form}: {error}")]
     Body {
         /// Protobuf or JSON.
         form: &'static str,
         /// What is wrong.
-        fault: String,
+        error: String,
     },
     /// The user's id breaks the limits.
     #[error("user_id {0}")]
@@ -89,13 +89,13 @@ impl UserDeleted {
         header: impl Fn(&str) -> Option<&'a str>,
         body: &[u8],
         plain_id: Option<String>,
-    ) -> Result<Self, Unreadable> {
+    ) -> Result<Self, AccountEventError> {
         let content_type = header("content-type").unwrap_or_default();
         if media_type(content_type) == "application/cloudevents+json" {
             return Self::read_structured(body);
         }
         if media_type(content_type).starts_with("application/cloudevents") {
-            return Err(Unreadable::ContentType(content_type.to_owned()));
+            return Err(AccountEventError::ContentType(content_type.to_owned()));
         }
         let attribute = |name| header(name).map(decode_header);
         // Without ce-specversion it is no CloudEvent, but what it says of itself still counts.
@@ -111,7 +111,7 @@ impl UserDeleted {
             ];
             check_attributes(attributes)?
         } else {
-            (plain_id.ok_or(Unreadable::NoCloudEvent)?, DEFAULT_SOURCE.to_owned())
+            (plain_id.ok_or(AccountEventError::NoCloudEvent)?, DEFAULT_SOURCE.to_owned())
         };
         Self::read_body(content_type, body, event_id, source)
     }
@@ -127,10 +127,10 @@ impl UserDeleted {
         body: &[u8],
         plain_id: Option<String>,
         id: &str,
-    ) -> Result<Self, Unreadable> {
-        let fault = match Self::read(&header, body, plain_id.clone()) {
+    ) -> Result<Self, AccountEventError> {
+        let error = match Self::read(&header, body, plain_id.clone()) {
             Ok(event) => return Ok(event),
-            Err(fault) => fault,
+            Err(error) => error,
         };
         let kind = header("ce-type").map(decode_header);
         let is_ours = kind.is_some();
@@ -140,21 +140,21 @@ impl UserDeleted {
         if serde_json::from_slice(body).is_ok_and(|it: Envelope<'_>| it.kind.or(it.specversion).is_some()) {
             return Self::read_structured(body);
         }
-        let id = plain_id.or_else(|| is_ours.then(|| id.to_owned())).ok_or(fault)?;
+        let id = plain_id.or_else(|| is_ours.then(|| id.to_owned())).ok_or(error)?;
         let form = if body.trim_ascii_start().starts_with(b"{") { "application/json" } else { "" };
         Self::read_body(form, body, id, DEFAULT_SOURCE.to_owned())
     }
 
-    fn read_structured(text: &[u8]) -> Result<Self, Unreadable> {
+    fn read_structured(text: &[u8]) -> Result<Self, AccountEventError> {
         let envelope: Envelope<'_> =
-            serde_json::from_slice(text).map_err(|fault| Unreadable::Envelope(fault.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| AccountEventError::Envelope(error.to_string()))?;
         let (event_id, source) =
             check_attributes([envelope.specversion, envelope.kind, envelope.id, envelope.source])?;
         match (envelope.data, envelope.data_base64) {
             (Some(json), None) => {
                 let content_type = envelope.datacontenttype.as_deref().unwrap_or("application/json");
                 if !is_json(content_type) {
-                    return Err(Unreadable::Envelope(format!(
+                    return Err(AccountEventError::Envelope(format!(
                         "data of {content_type:?} must be in data_base64"
                     )));
                 }
@@ -163,7 +163,7 @@ impl UserDeleted {
             (None, Some(base64)) => {
                 let body = BASE64_STANDARD
                     .decode(base64.as_bytes())
-                    .map_err(|fault| Unreadable::Envelope(format!("data_base64: {fault}")))?;
+                    .map_err(|error| AccountEventError::Envelope(format!("data_base64: {error}")))?;
                 Self::read_body(
                     envelope.datacontenttype.as_deref().unwrap_or_default(),
                     &body,
@@ -171,8 +171,10 @@ impl UserDeleted {
                     source,
                 )
             }
-            (None, None) => Err(Unreadable::Envelope("has neither data nor data_base64".to_owned())),
-            (Some(_), Some(_)) => Err(Unreadable::Envelope("has both data and data_base64".to_owned())),
+            (None, None) => Err(AccountEventError::Envelope("has neither data nor data_base64".to_owned())),
+            (Some(_), Some(_)) => {
+                Err(AccountEventError::Envelope("has both data and data_base64".to_owned()))
+            }
         }
     }
 
@@ -181,18 +183,18 @@ impl UserDeleted {
         body: &[u8],
         event_id: String,
         source: String,
-    ) -> Result<Self, Unreadable> {
+    ) -> Result<Self, AccountEventError> {
         let Body { user_id, delete_time } = if is_protobuf(content_type) {
             Body::of_protobuf(body)?
         } else if is_json(content_type) {
             Body::of_json(body)?
         } else {
-            return Err(Unreadable::ContentType(content_type.to_owned()));
+            return Err(AccountEventError::ContentType(content_type.to_owned()));
         };
         let user_id = user_id.parse()?;
         let (deleted_at, delete_time_fault) = match delete_time {
             Ok(time) => (time, None),
-            Err(fault) => (None, Some(fault)),
+            Err(error) => (None, Some(error)),
         };
         Ok(Self { user_id, deleted_at, delete_time_fault, event_id, source })
     }
@@ -204,12 +206,12 @@ impl UserDeleted {
     /// A failure of the database; a later try may succeed.
     pub async fn apply(&self, registry: &TokenRegistry) -> Result<(), RegistryError> {
         registry.revoke_user(&self.user_id, self.deleted_at, &self.source, &self.event_id).await?;
-        if let Some(fault) = &self.delete_time_fault {
+        if let Some(error) = &self.delete_time_fault {
             let (user_id, event_id) = (self.user_id.as_str(), &self.event_id);
             tracing::warn!(
                 user_id,
                 event_id,
-                fault,
+                error,
                 "user deleted as of now: the time in the event is no time"
             );
         }
@@ -234,34 +236,42 @@ struct Envelope<'a> {
     data_base64: Option<String>,
 }
 
-fn check_type(kind: Option<Cow<'_, str>>) -> Result<(), Unreadable> {
+fn check_type(kind: Option<Cow<'_, str>>) -> Result<(), AccountEventError> {
     check_attribute("type", kind, EVENT_TYPE)
 }
 
-fn check_attribute(name: &'static str, value: Option<Cow<'_, str>>, wanted: &str) -> Result<(), Unreadable> {
+fn check_attribute(
+    name: &'static str,
+    value: Option<Cow<'_, str>>,
+    wanted: &str,
+) -> Result<(), AccountEventError> {
     match value.as_deref() {
         Some(value) if value == wanted => Ok(()),
-        Some(value) => Err(Unreadable::Attribute { name, fault: format!("is {value:?}, not {wanted:?}") }),
-        None => Err(Unreadable::Attribute { name, fault: "is missing".to_owned() }),
+        Some(value) => {
+            Err(AccountEventError::Attribute { name, error: format!("is {value:?}, not {wanted:?}") })
+        }
+        None => Err(AccountEventError::Attribute { name, error: "is missing".to_owned() }),
     }
 }
 
 /// The id and source of an event whose specversion, type, id and source these are.
 fn check_attributes(
     [specversion, kind, id, source]: [Option<Cow<'_, str>>; 4],
-) -> Result<(String, String), Unreadable> {
+) -> Result<(String, String), AccountEventError> {
     check_attribute("specversion", specversion, "1.0")?;
     check_type(kind)?;
     let text = |name, value: Option<Cow<'_, str>>| match value {
-        Some(value) if value.is_empty() => Err(Unreadable::Attribute { name, fault: "is empty".to_owned() }),
+        Some(value) if value.is_empty() => {
+            Err(AccountEventError::Attribute { name, error: "is empty".to_owned() })
+        }
         Some(value) if value.len() > MAX_ATTRIBUTE => {
-            Err(Unreadable::Attribute { name, fault: format!("is longer than {MAX_ATTRIBUTE} bytes") })
+            Err(AccountEventError::Attribute { name, error: format!("is longer than {MAX_ATTRIBUTE} bytes") })
         }
         Some(value) if value.contains(char::is_control) => {
-            Err(Unreadable::Attribute { name, fault: "has a control character".to_owned() })
+            Err(AccountEventError::Attribute { name, error: "has a control character".to_owned() })
         }
         Some(value) => Ok(value.into_owned()),
-        None => Err(Unreadable::Attribute { name, fault: "is missing".to_owned() }),
+        None => Err(AccountEventError::Attribute { name, error: "is missing".to_owned() }),
     };
     Ok((text("id", id)?, text("source", source)?))
 }
@@ -299,12 +309,12 @@ mod tests {
 
     type Headers<'a> = &'a [(&'a str, &'a str)];
 
-    fn read(headers: Headers<'_>, body: &[u8]) -> Result<UserDeleted, Unreadable> {
+    fn read(headers: Headers<'_>, body: &[u8]) -> Result<UserDeleted, AccountEventError> {
         let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         UserDeleted::read(header, body, Some("IDENTITY:7".to_owned()))
     }
 
-    fn deleted(event_id: &str, source: &str) -> Result<UserDeleted, Unreadable> {
+    fn deleted(event_id: &str, source: &str) -> Result<UserDeleted, AccountEventError> {
         Ok(UserDeleted {
             user_id: "alice".parse().unwrap(),
             deleted_at: DateTime::from_timestamp(1_700_000_000, 0),
@@ -328,7 +338,7 @@ mod tests {
         ("ce-source", "/identity"),
     ];
 
-    fn structured(change: impl FnOnce(&mut Value)) -> Result<UserDeleted, Unreadable> {
+    fn structured(change: impl FnOnce(&mut Value)) -> Result<UserDeleted, AccountEventError> {
         let mut event = json!({
             "specversion": "1.0", "type": "identity.v1.UserDeleted", "id": "e-1", "source": "/identity",
             "time": "2023-11-14T22:13:21Z", "traceparent": "00-x",
@@ -415,18 +425,18 @@ mod tests {
             (structured(|event| event["datacontenttype"] = "text/xml".into()), "must be in data_base64"),
             (structured(|event| *event = json!([])), "is no CloudEvent in JSON"),
         ] {
-            let fault = result.unwrap_err().to_string();
-            assert!(fault.contains(said), "{fault:?} does not say {said:?}");
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(said), "{error:?} does not say {said:?}");
         }
         let only_cloud_events = UserDeleted::read(|_| None, &protobuf(), None);
-        assert_eq!(only_cloud_events, Err(Unreadable::NoCloudEvent));
+        assert_eq!(only_cloud_events, Err(AccountEventError::NoCloudEvent));
     }
 
     #[test]
     fn a_type_counts_without_the_rest_of_a_cloud_event() {
         let other = [("ce-type", "identity.v1.UserCreated")];
-        let fault = read(&other, &protobuf()).unwrap_err().to_string();
-        assert!(fault.contains("type is \"identity.v1.UserCreated\""), "{fault}");
+        let error = read(&other, &protobuf()).unwrap_err().to_string();
+        assert!(error.contains("type is \"identity.v1.UserCreated\""), "{error}");
         assert_eq!(read(&[("ce-type", EVENT_TYPE)], &protobuf()), deleted("IDENTITY:7", "identity"));
     }
 
@@ -458,7 +468,7 @@ mod tests {
             assert_eq!(rest(&[], &body, true), plain);
             assert_eq!(rest(&ATTRIBUTES[..3], &body, true), plain, "the source is lost");
             assert_eq!(rest(our_type, &body, false), plain, "the type is enough");
-            assert_eq!(rest(&[], &body, false), Err(Unreadable::NoCloudEvent));
+            assert_eq!(rest(&[], &body, false), Err(AccountEventError::NoCloudEvent));
             for plain in [true, false] {
                 let other = rest(&[("ce-type", "identity.v1.UserCreated")], &body, plain);
                 assert!(other.unwrap_err().to_string().contains("type is"));

@@ -14,7 +14,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{client::Report, config};
+use super::Report;
+use crate::config;
 
 /// Which service to ask.
 #[derive(Args, Debug)]
@@ -44,7 +45,7 @@ impl HealthCommand {
         let (good, text) = match tokio::time::timeout(BOUND, ask(addr)).await {
             Ok(Ok(ServingStatus::Serving)) => (true, format!("{addr} is serving\n")),
             Ok(Ok(status)) => (false, format!("{addr} is not serving: {}\n", status.as_str_name())),
-            Ok(Err(fault)) => (false, format!("{addr} gives no answer: {fault}\n")),
+            Ok(Err(error)) => (false, format!("{addr} gives no answer: {error}\n")),
             Err(_) => (false, format!("{addr} gives no answer within {BOUND:?}\n")),
         };
         Report { text, good }
@@ -63,7 +64,7 @@ fn within_reach(mut addr: SocketAddr) -> SocketAddr {
 
 /// What the service says of itself as a whole.
 async fn ask(addr: SocketAddr) -> Result<ServingStatus, String> {
-    let channel = connect(addr).await.map_err(|fault| innermost(&fault))?;
+    let channel = connect(addr).await.map_err(|error| innermost(&error))?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     // Of a fault the code alone: the message may have more lines than one.
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code().to_string())
@@ -74,11 +75,11 @@ async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
 }
 
 /// What it comes from: the errors around it say only that there was one.
-fn innermost(mut fault: &dyn Error) -> String {
-    while let Some(source) = fault.source() {
-        fault = source;
+fn innermost(mut error: &dyn Error) -> String {
+    while let Some(source) = error.source() {
+        error = source;
     }
-    fault.to_string()
+    error.to_string()
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! `latchkey serve`: runs the service until a signal.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    pin::pin,
+    process::ExitCode,
+    thread,
+};
+
+use super::{AnyError, signals::StopSignals};
+use crate::{clock::Clock, config::Config, server::Server, telemetry::Telemetry};
+
+/// Serves until a signal. A second one ends the process at once, whatever it is doing.
+pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
+    let telemetry = Telemetry::init(&config.database.log, config.database.log_format, true)?;
+    let mut signals = StopSignals::listen()?;
+    let server = tokio::select! {
+        server = Server::start(&config, Clock::system()) => server?,
+        signal = signals.next() => {
+            tracing::info!("{signal} received: stopped before it served");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    greet(server.grpc_addr(), server.http_addr());
+    let stop = server.stopper();
+    let mut ended = pin!(async {
+        let ended = server.ended().await;
+        telemetry.shut_down().await;
+        ended
+    });
+    tokio::select! {
+        ended = &mut ended => ended?,
+        signal = signals.next() => {
+            tracing::info!("{signal} received: finishing calls in flight; a second signal stops at once");
+            stop.cancel();
+            tokio::select! {
+                ended = &mut ended => ended?,
+                signal = signals.next() => {
+                    tracing::warn!("{signal} received: stopped at once, calls in flight were cut off");
+                    return Ok(ExitCode::from(signal.exit_status()));
+                }
+            }
+        }
+    }
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where it listens and how to try it.
+fn greet(grpc: SocketAddr, http: SocketAddr) {
+    tracing::info!(%grpc, %http, "listening");
+    let text = format!(
+        "latchkey listens for gRPC on {grpc} and for HTTP on {http}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
+         {grpc} latchkey.v1.TokenService/CreateToken\n",
+    );
+    // On a thread of its own, since nobody may be there to read it.
+    thread::spawn(move || {
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    });
+}

@@ -1,0 +1,16 @@
+//! The NATS transport: a subscriber to the identity service's account events on JetStream.
+
+mod backoff;
+mod connect;
+mod consumer;
+mod dead_letters;
+mod handler;
+mod header_block;
+mod recovery;
+mod subject;
+mod subscriber;
+
+pub use self::{
+    connect::{NatsError, NatsSettings},
+    subscriber::{USER_EVENTS, subscribe},
+};

@@ -1,0 +1,97 @@
+//! The domain: who may have which tokens, and when a token is good. Every rule is here once.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{RegistryError, validate::Outcomes};
+use crate::{
+    clock::Clock,
+    credentials::SecretVerifier,
+    store::{Event, EventKind, Store},
+    token::{Prefix, UserId},
+    validation::{Authenticator, CacheStatistics, LastUsed, RevocationTail, ValidationLimits},
+};
+
+/// Issues, lists, revokes and validates tokens.
+#[derive(Debug)]
+pub struct TokenRegistry {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) verifier: Arc<SecretVerifier>,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) prefix: Prefix,
+    pub(super) max_live_tokens: u64,
+    pub(super) last_used: LastUsed,
+    pub(super) outcomes: Outcomes,
+}
+
+impl TokenRegistry {
+    /// A registry over `store` that lets each user have `max_live_tokens`.
+    pub fn new(
+        store: Store,
+        clock: Clock,
+        verifier: SecretVerifier,
+        prefix: Prefix,
+        max_live_tokens: u64,
+        limits: ValidationLimits,
+    ) -> Self {
+        let verifier = Arc::new(verifier);
+        let authenticator = Arc::new(Authenticator::new(store.clone(), Arc::clone(&verifier), limits));
+        Self {
+            store,
+            clock,
+            verifier,
+            authenticator,
+            prefix,
+            max_live_tokens,
+            last_used: LastUsed::default(),
+            outcomes: Outcomes::default(),
+        }
+    }
+
+    /// The clock that tokens are judged by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The prefix of every bearer token.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// How often argon2 has run since the start.
+    pub fn argon2_runs(&self) -> u64 {
+        self.verifier.argon2_runs()
+    }
+
+    /// How many runs of argon2 wait for their turn.
+    pub fn argon2_waiting(&self) -> usize {
+        self.verifier.argon2_waiting()
+    }
+
+    /// What the memory of verified tokens has done since the start.
+    pub fn cache_statistics(&self) -> CacheStatistics {
+        self.authenticator.statistics()
+    }
+
+    /// What makes this replica see what others revoke.
+    pub fn revocation_tail(&self) -> RevocationTail {
+        self.authenticator.revocation_tail()
+    }
+
+    /// Writes when tokens were last used.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database; what was not written is kept for the next time.
+    pub async fn flush_last_used(&self) -> Result<(), RegistryError> {
+        Ok(self.last_used.flush(&self.store).await?)
+    }
+}
+
+/// Something that a user did to one of their tokens.
+pub(super) fn by_user(kind: EventKind, user: &UserId, token_id: Uuid, at: DateTime<Utc>) -> Event<'_> {
+    Event { at, kind, token_id: Some(token_id), user_id: user, actor: user.as_str(), reason: None }
+}

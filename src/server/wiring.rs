@@ -1,0 +1,265 @@
+//! Wires the parts, opens the listeners, and shuts down in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{readiness::DatabaseWatch, shutdown::Service};
+use crate::{
+    account_events::EventCounts,
+    clock::Clock,
+    config::{self, Config, ConfigError},
+    credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
+    grpc::{self, GrpcLimits, LIVENESS},
+    http::{self, HttpLimits, HttpState},
+    nats::{self, NatsError},
+    registry::TokenRegistry,
+    store::{DatabaseUrl, Store, StoreError, create_private_folder},
+};
+
+/// A running service.
+#[derive(Debug)]
+pub struct Server {
+    grpc_addr: SocketAddr,
+    http_addr: SocketAddr,
+    registry: Arc<TokenRegistry>,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), ServeError>>,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The argon2 costs do not go together.
+    #[error("--argon2-memory-kib and --argon2-iterations: {0}")]
+    Argon2(argon2::Error),
+    /// The key ring cannot be used.
+    #[error("--key-ring (LATCHKEY_KEY_RING): {file} {error}")]
+    KeyRing {
+        /// The file.
+        file: String,
+        /// Why.
+        error: KeyRingError,
+    },
+    /// The data folder cannot be made.
+    #[error("--data-dir (LATCHKEY_DATA_DIR): {}: {error}", .folder.display())]
+    DataDir {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The database cannot be opened or migrated, and will not be by waiting.
+    #[error("--database-url (LATCHKEY_DATABASE_URL): {location}: {error}")]
+    Store {
+        /// The file, or host, port and name.
+        location: String,
+        /// Why.
+        error: StoreError,
+    },
+    /// An address cannot be listened on.
+    #[error("{setting}: cannot listen on {addr}: {error}")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A metric is described in a way that Prometheus does not take.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// The subscriber cannot be set up.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+}
+
+/// Why the service ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gRPC listener failed.
+    #[error("the gRPC listener failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// A task panicked.
+    #[error("a part of the service failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Server {
+    /// Opens the listeners and the database, migrates it, and serves. With PostgreSQL out of reach it serves all the
+    /// same, answers UNAVAILABLE, and goes on trying.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        config.check()?;
+        let url = config.database.url()?;
+        let hasher = Hasher::new(config.hash_limits()).map_err(StartError::Argon2)?;
+        // First: a second service on the same address must not touch the data of the first.
+        let grpc = listen("--grpc-addr (LATCHKEY_GRPC_ADDR)", config.grpc_addr).await?;
+        let http = listen("--http-addr (LATCHKEY_HTTP_ADDR)", config.http_addr).await?;
+        let (grpc_addr, http_addr) = (grpc.1, http.1);
+        let keys = open_key_ring(config, &url)?;
+        let (store, is_prepared) = open_store(config, &url).await?;
+
+        let registry = Arc::new(TokenRegistry::new(
+            store.clone(),
+            clock,
+            SecretVerifier::new(hasher, keys),
+            config.token_prefix.clone(),
+            u64::from(config.max_tokens_per_user),
+            config.validation_limits(),
+        ));
+        let mut tail = registry.revocation_tail();
+        if is_prepared && let Err(error) = tail.poll_once().await {
+            tracing::warn!(%error, "the revocation log cannot be read; every validation asks the database");
+        }
+
+        let stop = CancellationToken::new();
+        let health = HealthReporter::new();
+        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        let (unready, watched) = watch::channel(None);
+        let watch = DatabaseWatch::new(store.clone(), health.clone(), unready, is_prepared).await;
+        let durations = grpc::durations()?;
+        let events = Arc::new(EventCounts::default());
+        let mut transports = JoinSet::new();
+        if let Some(settings) = config.nats.settings() {
+            let subscriber = nats::subscribe(
+                settings,
+                Arc::clone(&registry),
+                Arc::clone(&events),
+                health.clone(),
+                stop.clone(),
+            )
+            .await?;
+            transports.spawn(async {
+                subscriber.await;
+                Ok(())
+            });
+        }
+        let sources = HttpState {
+            registry: Arc::clone(&registry),
+            store: store.clone(),
+            durations: durations.clone(),
+            events,
+            subscribes: config.nats.nats_url.is_some(),
+            unready: watched,
+        };
+        let serving = http::serve(http.0, sources, http_limits(config), stop.clone());
+        transports.spawn(async {
+            serving.await;
+            Ok(())
+        });
+        let serving =
+            grpc::serve(grpc.0, Arc::clone(&registry), durations, health, grpc_limits(config), stop.clone());
+        transports.spawn(async { Ok(serving.await?) });
+
+        let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
+        let running = tokio::spawn(service.run(transports, tail, config.clone()));
+        Ok(Self { grpc_addr, http_addr, registry, stop, running })
+    }
+
+    /// The address of the gRPC listener.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// The address of the HTTP listener.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// The rules, for callers in the same process.
+    pub fn registry(&self) -> &Arc<TokenRegistry> {
+        &self.registry
+    }
+
+    /// Makes the service stop when this is cancelled.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Waits until the service has ended.
+    ///
+    /// # Errors
+    ///
+    /// It ended other than by being told to.
+    pub async fn ended(self) -> Result<(), ServeError> {
+        self.running.await?
+    }
+}
+
+/// Opens the database and prepares it; tells whether it is prepared. PostgreSQL may be out of reach for now.
+///
+/// # Errors
+///
+/// A fault that waiting does not mend.
+async fn open_store(config: &Config, url: &DatabaseUrl) -> Result<(Store, bool), StartError> {
+    let error = |error| StartError::Store { location: url.to_string(), error };
+    let store = Store::open(url, config.database.pool_limits()).await.map_err(error)?;
+    match store.prepare().await {
+        Ok(()) => Ok((store, true)),
+        Err(outage) if outage.is_outage() && matches!(url, DatabaseUrl::Postgres(_)) => {
+            tracing::warn!(database = %url, error = %outage, "the database is out of reach; trying again");
+            Ok((store, false))
+        }
+        Err(other) => Err(error(other)),
+    }
+}
+
+/// The ring that is configured; with none, that of the data folder, if the database is the embedded one.
+fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartError> {
+    let (file, ring) = match (&config.key_ring, url) {
+        (Some(file), _) => (file.clone(), KeyRing::open(file)),
+        (None, DatabaseUrl::Sqlite(_)) => {
+            let folder = &config.database.data_dir;
+            create_private_folder(folder)
+                .map_err(|error| StartError::DataDir { folder: folder.clone(), error })?;
+            let file = config.database.data_dir.join(config::KEY_RING);
+            let ring = KeyRing::open_or_create(&file);
+            (file, ring)
+        }
+        (None, DatabaseUrl::Postgres(_)) => {
+            tracing::warn!(
+                "no key ring (LATCHKEY_KEY_RING): argon2 runs for each token that is not in memory"
+            );
+            return Ok(KeyRing::empty());
+        }
+    };
+    ring.map_err(|error| StartError::KeyRing { file: file.display().to_string(), error })
+}
+
+async fn listen(setting: &'static str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listening = async {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        Ok((listener, addr))
+    };
+    listening.await.map_err(|error| StartError::Listen { setting, addr, error })
+}
+
+fn grpc_limits(config: &Config) -> GrpcLimits {
+    GrpcLimits {
+        request_timeout: config.request_timeout,
+        concurrent_requests: config.max_concurrent_requests as usize,
+        streams: config.max_streams,
+    }
+}
+
+fn http_limits(config: &Config) -> HttpLimits {
+    HttpLimits {
+        request_timeout: config.request_timeout,
+        concurrent_requests: config.max_concurrent_requests as usize,
+    }
+}
