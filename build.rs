@@ -1,4 +1,4 @@
-//! Compiles `proto/` in pure Rust, so that no protoc is needed.
+//! Compiles `proto/` in pure Rust, so that the build needs no protoc.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -14,17 +14,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    take_any_secret(&mut descriptors);
+    accept_any_bytes(&mut descriptors);
     tonic_prost_build::configure()
-        // Both messages carry a secret: their Debug is written by hand, redacted.
+        // Both messages carry a bearer token. src/proto.rs implements Debug for them, redacted.
         .skip_debug([".latchkey.v1.CreateTokenResponse", ".latchkey.v1.ValidateTokenRequest"])
         .compile_fds(descriptors)?;
     Ok(())
 }
 
-/// Makes `ValidateTokenRequest.secret` bytes in the generated code. It is a string in the API, and the two have the same
-/// wire format; but prost refuses a message with a string that is not UTF-8, where the answer has to be MALFORMED.
-fn take_any_secret(descriptors: &mut FileDescriptorSet) {
+/// Changes the type of `ValidateTokenRequest.secret` from string to bytes, in the generated code only; both have the
+/// same wire format. prost refuses a message with a string that is not UTF-8, but the answer must be MALFORMED.
+fn accept_any_bytes(descriptors: &mut FileDescriptorSet) {
     let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
     let requests = messages.filter(|message| message.name() == "ValidateTokenRequest");
     for field in requests.flat_map(|request| &mut request.field).filter(|field| field.name() == "secret") {

@@ -1,4 +1,4 @@
-//! The steps of a validation from memory, each alone.
+//! The steps of a validation from memory, each measured alone.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use secrecy::ExposeSecret as _;
 const LIMITS: ValidationLimits = ValidationLimits {
     cache_entries: 100_000,
     cold_lookups: 16,
-    // One look into the log serves the whole run.
+    // Polled once at the start, and trusted for the whole run.
     max_staleness: Duration::from_secs(3_600),
 };
 
@@ -43,55 +43,56 @@ fn parse_with_checksum(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn digest(bencher: Bencher<'_, '_>) {
-    let secret = BearerToken::generate().unwrap();
-    bencher.bench(|| black_box(&secret).digest());
+    let bearer = BearerToken::generate().unwrap();
+    bencher.bench(|| black_box(&bearer).digest());
 }
 
 #[divan::bench]
 fn compare_digests(bencher: Bencher<'_, '_>) {
-    let secret = BearerToken::generate().unwrap();
-    let (one, two) = (secret.digest(), secret.digest());
+    let bearer = BearerToken::generate().unwrap();
+    let (one, two) = (bearer.digest(), bearer.digest());
     bencher.bench(|| black_box(&one) == black_box(&two));
 }
 
 #[divan::bench]
 fn authenticate_from_memory(bencher: Bencher<'_, '_>) {
     let memory = Memory::new();
-    let secret = BearerToken::parse(&prefix(), memory.secret.as_bytes()).unwrap();
-    let ask = || memory.runtime.block_on(memory.authenticator.authenticate(black_box(&secret))).unwrap();
-    assert!(ask().is_some());
-    bencher.bench(ask);
+    let bearer = BearerToken::parse(&prefix(), memory.bearer.as_bytes()).unwrap();
+    let authenticate =
+        || memory.runtime.block_on(memory.authenticator.authenticate(black_box(&bearer))).unwrap();
+    assert!(authenticate().is_some());
+    bencher.bench(authenticate);
 }
 
 #[divan::bench]
 fn validate_from_memory(bencher: Bencher<'_, '_>) {
     let memory = Memory::new();
     let none = Scopes::default();
-    let ask = || {
-        memory.runtime.block_on(memory.registry.validate(black_box(memory.secret.as_bytes()), &none)).unwrap()
+    let validate = || {
+        memory.runtime.block_on(memory.registry.validate(black_box(memory.bearer.as_bytes()), &none)).unwrap()
     };
-    bencher.bench(ask);
+    bencher.bench(validate);
 }
 
-/// What an empty future costs in the two above.
+/// The cost of an empty future, which the two above include.
 #[divan::bench]
 fn block_on_nothing(bencher: Bencher<'_, '_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     bencher.bench(|| runtime.block_on(async { black_box(()) }));
 }
 
-/// A registry and an authenticator with one token in memory, whose database is closed.
+/// A registry and an authenticator with one token in memory. Their database is closed.
 struct Memory {
     runtime: tokio::runtime::Runtime,
     registry: TokenRegistry,
     authenticator: Authenticator,
-    secret: String,
+    bearer: String,
 }
 
 impl Memory {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (registry, authenticator, secret) = runtime.block_on(async {
+        let (registry, authenticator, bearer) = runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite://{}", folder.path().join("bench.db").display()).parse().unwrap();
             let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(5) };
@@ -108,19 +109,19 @@ impl Memory {
             let authenticator = Authenticator::new(store.clone(), Arc::new(verifier()), LIMITS);
             registry.revocation_tail().poll_once().await.unwrap();
             authenticator.revocation_tail().poll_once().await.unwrap();
-            let wanted = NewToken {
+            let new_token = NewToken {
                 user_id: "alice".parse().unwrap(),
                 name: TokenName::parse("one").unwrap(),
                 scopes: Scopes::default(),
                 expiry: None,
             };
-            let secret = registry.issue(wanted).await.unwrap().secret.expose_secret().to_owned();
-            let parsed = BearerToken::parse(&prefix(), secret.as_bytes()).unwrap();
-            registry.validate(secret.as_bytes(), &Scopes::default()).await.unwrap();
+            let bearer = registry.issue(new_token).await.unwrap().secret.expose_secret().to_owned();
+            let parsed = BearerToken::parse(&prefix(), bearer.as_bytes()).unwrap();
+            registry.validate(bearer.as_bytes(), &Scopes::default()).await.unwrap();
             authenticator.authenticate(&parsed).await.unwrap();
             store.close().await.unwrap();
-            (registry, authenticator, secret)
+            (registry, authenticator, bearer)
         });
-        Self { runtime, registry, authenticator, secret }
+        Self { runtime, registry, authenticator, bearer }
     }
 }

@@ -1,4 +1,4 @@
-//! The time, as everything that stores or compares a time asks for it.
+//! The clock that everything which stores or compares a time uses.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A clock: the system's, or one that a test sets. Clones show the same time.
+/// The system's clock, or a manual one for tests. Clones share their time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -19,17 +19,17 @@ enum Source {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// Returns the system's clock.
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that stands still at `now` until it is advanced.
+    /// Returns a clock that shows `now` until it is advanced.
     pub fn manual(now: DateTime<Utc>) -> Self {
         Self(Source::Manual(Arc::new(AtomicI64::new(now.timestamp_micros()))))
     }
 
-    /// The time now, in the precision that every supported database keeps: microseconds.
+    /// Returns the current time in whole microseconds, the precision that every supported database stores.
     pub fn now(&self) -> DateTime<Utc> {
         match &self.0 {
             Source::System => to_micros(system_now()),
@@ -37,7 +37,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock; the system's stays as it is.
+    /// Advances a manual clock. Does nothing to the system's clock.
     pub fn advance(&self, by: TimeDelta) {
         if let Source::Manual(micros) = &self.0 {
             micros.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
@@ -45,18 +45,18 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+#[expect(clippy::disallowed_methods, reason = "only this function reads the system's clock")]
 fn system_now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// `at` without what is finer than a microsecond.
+/// Truncates `at` to whole microseconds.
 pub(crate) fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
     from_micros(at.timestamp_micros())
 }
 
 fn from_micros(micros: i64) -> DateTime<Utc> {
-    // Always found: the number comes from a valid time of the same range, or a test's.
+    // In range: the number comes from a valid time, or from a test.
     DateTime::from_timestamp_micros(micros).unwrap_or_default()
 }
 

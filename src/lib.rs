@@ -1,29 +1,25 @@
 //! Latchkey: personal API tokens as a gRPC service.
 //!
-//! The house, from the top down. A module imports only what stands below it.
+//! The modules form layers. A module imports only from its own layer and those below. ARCHITECTURE.md shows how a call
+//! flows through them.
 //!
-//! | where | what |
-//! | --- | --- |
-//! | `main.rs` | the command line: `serve` (default), `migrate`, `token …`, `health`, `keys …` |
-//! | [`health`] | `latchkey health`: asks a running service whether it serves |
-//! | [`keys`] | `latchkey keys …`: makes a key ring, and rotates its keys a step at a time |
-//! | [`client`] | `latchkey token …`: the command line as a client of a running service |
-//! | [`server`] | wires the parts, opens the listeners, shuts down in order |
-//! | [`signals`] | the signals that end the service |
-//! | [`telemetry`] | the log, traces |
-//! | [`config`] | every setting |
-//! | **doors** | translate a protocol, hold no rules |
-//! | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
-//! | [`http`] | `POST /events`, metrics, liveness and readiness |
-//! | [`events`] | UserDeleted: its forms, and the subscriber on NATS JetStream |
-//! | **rules** | |
-//! | [`registry`] | issue, list, revoke, validate |
-//! | [`validation`] | from a secret to its token: memory, the tail of the revocations, notes of last use |
-//! | **ground** | |
-//! | [`store`] | the database; the only place that knows SQL (its schema: the `migrations` crate) |
-//! | [`token`] | what a token is: secret, checksum, proofs, name, scopes |
-//! | [`instrumentation`] | durations of calls, and where a trace comes in and goes on |
-//! | [`proto`] | the generated messages and stubs |
+//! | layer | module | purpose |
+//! | --- | --- | --- |
+//! | program | [`cli`] | the command line: `serve` (default), `migrate`, `token`, `health`, `keys` |
+//! | | [`server`] | wires the service, watches its readiness, shuts it down |
+//! | | [`config`] | the settings |
+//! | transports | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
+//! | | [`http`] | `POST /events`, metrics, liveness and readiness |
+//! | | [`nats`] | the subscriber to account events on NATS JetStream |
+//! | | [`account_events`] | decodes account events, whatever their transport |
+//! | domain | [`registry`] | the rules: issue, list, revoke and validate tokens |
+//! | | [`validation`] | from a bearer token to its stored token: cache, revocation log, last use |
+//! | foundations | [`store`] | the only SQL; the schema is in the `migrations` crate |
+//! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
+//! | | [`token`] | pure types: bearer token, name, scopes, user id, expiry |
+//! | | [`clock`] | the current time, which tests can set |
+//! | | [`telemetry`] | the log, traces, trace context, metrics of calls |
+//! | | [`proto`] | the generated protobuf messages and stubs |
 
 pub mod account_events;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! Parses the command line and runs it.
+//! Entry point of the program.
 
 use std::process::ExitCode;
 

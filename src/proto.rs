@@ -1,4 +1,4 @@
-//! The protobuf messages and stubs, generated from `proto/`.
+//! Protobuf messages and gRPC stubs, generated from `proto/` by build.rs.
 
 /// `latchkey.v1`: the public API.
 #[allow(missing_docs, clippy::all)]
@@ -26,11 +26,11 @@ pub mod latchkey {
     }
 }
 
-/// `identity.v1`: what the identity service publishes.
+/// `identity.v1`: the account events that the identity provider publishes.
 #[allow(missing_docs, clippy::all)]
 pub mod identity {
     tonic::include_proto!("identity.v1");
 }
 
-/// What both packages say of themselves, for reflection.
+/// The file descriptor set of both packages, for reflection.
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -12,6 +12,8 @@ mod chart;
 mod command_line;
 /// Names stay unique and limits hold, however many ask at once.
 mod concurrency;
+/// The pages and the file that list the settings are those of the code.
+mod configuration;
 /// CreateToken: what it refuses, and in which words.
 mod create_token;
 /// Cancelled calls, hangs, outages, and databases that cannot be used.
@@ -30,6 +32,8 @@ mod events_by_nats;
 mod events_under_faults;
 /// UserDeleted with headers that no client library can read: handled or a dead letter, never stuck.
 mod events_with_damaged_headers;
+/// A standby is never read, and a failover that lost commits leaves nothing in memory.
+mod failover;
 /// The first start makes everything; the second finds it again.
 mod first_start;
 /// What was acknowledged is committed, whatever the disk did before.

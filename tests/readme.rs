@@ -1,3 +1,9 @@
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
 use crate::{
     first_start::paste,
     support::{guarded_process::GuardedProcess, latchkey::Process, tools, until},
@@ -5,20 +11,37 @@ use crate::{
 
 const README: &str = include_str!("../README.md");
 
-/// The lines of the shell block after the first line that contains `heading`.
-fn block(heading: &str) -> String {
-    let (_, rest) = README.split_once(heading).unwrap();
-    let (_, rest) = rest.split_once("```sh\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
+/// Returns the shell blocks of the section with this heading.
+fn blocks(heading: &str) -> Vec<String> {
+    let (_, rest) = README.split_once(&format!("\n{heading}\n")).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0.to_owned());
+    blocks.collect()
+}
+
+/// Returns the lines of "A first token" as they stand, except for the service's address and the program's directory.
+fn first_token(process: &Process) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_latchkey")).parent().unwrap();
+    format!("PATH={}:$PATH\nexport LATCHKEY_SERVER={}\n", program.display(), process.url())
+        + &blocks("## A first token").concat().replace("127.0.0.1:50051", &process.grpc_addr.to_string())
+}
+
+/// Returns the line of "When an account is deleted" that deletes an account by HTTP.
+fn deletion_by_http(process: &Process) -> String {
+    blocks("## When an account is deleted")[0].replace("127.0.0.1:8080", &process.http_addr.to_string())
+}
+
+fn shows_a_first_token(output: &str) -> bool {
+    // By the command line and by grpcurl.
+    output.contains("valid\n\n") && output.contains("\"valid\"") && output.contains("\"secret\": \"pat_")
 }
 
 #[tokio::test]
-async fn the_first_token_is_made_by_the_lines_as_they_stand() {
+async fn the_first_token_is_created_by_the_lines_as_they_stand() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    let lines = block("## A first token").replace("127.0.0.1:50051", &process.grpc_addr.to_string());
-    let output = paste(&lines);
-    assert!(output.contains("\"valid\"") && output.contains("\"secret\": \"pat_"), "{output}");
+    let output = paste(&first_token(&process));
+    assert!(shows_a_first_token(&output), "{output}");
     process.stop().await;
 }
 
@@ -27,12 +50,10 @@ async fn the_first_token_is_made_by_the_lines_as_they_stand() {
 async fn the_first_lines_work_again_when_they_are_pasted_again() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    let first = block("## A first token").replace("127.0.0.1:50051", &process.grpc_addr.to_string());
-    let deletion =
-        block("## When an account is deleted").replace("127.0.0.1:8080", &process.http_addr.to_string());
+    let (first, deletion) = (first_token(&process), deletion_by_http(&process));
     for lines in [&first, &first, &deletion, &first] {
         let output = paste(lines);
-        assert!(lines == &deletion || output.contains("\"valid\""), "{output}");
+        assert!(lines == &deletion || shows_a_first_token(&output), "{output}");
     }
     process.stop().await;
 }
@@ -47,30 +68,28 @@ fn the_first_screen_says_that_callers_are_not_authenticated() {
 async fn an_account_is_deleted_by_the_line_as_it_stands() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    let line =
-        block("## When an account is deleted").replace("127.0.0.1:8080", &process.http_addr.to_string());
-    paste(&line);
+    paste(&deletion_by_http(&process));
     let output = process.stop().await;
     assert!(output.contains("user deleted") && output.contains("e-1"), "{output}");
 }
 
-/// The lines for the broker and for the service, as they stand but for the port and the build. `nats pub` is not run: what
-/// its line says is published by the test's own client.
+/// The lines for the broker and for the service, as they stand except for the port and the build. `nats pub` is not
+/// run: the test's own client publishes what its line says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_broker_and_the_lines_for_nats_are_enough() {
+    let [_, broker, service, publish] = blocks("## When an account is deleted").try_into().unwrap();
     let server = tools::find("nats-server", "install NATS: apt-get install nats-server");
     let (port, store) = (tools::free_port().to_string(), tempfile::tempdir().unwrap());
-    let line = block("start a broker, and the service");
-    let arguments = line.trim().strip_prefix("nats-server ").unwrap().split(' ');
+    let arguments = broker.trim().strip_prefix("nats-server ").unwrap().split(' ');
     let own = ["--port", &port, "--store_dir", store.path().to_str().unwrap()];
     let _broker = GuardedProcess::start(&server, arguments.chain(own), None, "KILL", "Server is ready");
 
-    let line = block("```sh\nnats-server -js\n```").replace("4222", &port);
+    let line = service.replace("4222", &port);
     let variables: Vec<_> = line.split(' ').map_while(|word| word.split_once('=')).collect();
     assert_eq!(variables.len(), 2, "{line}");
     let process = Process::start_with(store.path(), &[], &variables);
 
-    let line = block("publish with the [`nats` command line]").replace(" \\\n", " ");
+    let line = publish.replace(" \\\n", " ");
     let (subject, rest) = line.strip_prefix("nats pub ").unwrap().split_once(" '").unwrap();
     let (body, headers) = rest.split_once("' ").unwrap();
     let mut map = async_nats::HeaderMap::new();
@@ -95,18 +114,55 @@ async fn a_new_broker_and_the_lines_for_nats_are_enough() {
     );
 }
 
+/// The Markdown files of the repository, but for those of the chart and the build.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [root.to_owned(), root.join("docs"), root.join("docs/decisions")];
+    let files =
+        folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// Returns the page without its blocks of code.
+fn prose(page: &Path) -> String {
+    fs::read_to_string(page).unwrap().split("```").step_by(2).collect()
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &Path) -> HashSet<String> {
+    let heading =
+        |line: &str| line.starts_with('#').then(|| line.trim_start_matches('#').trim().to_lowercase());
+    let anchor = |heading: String| {
+        let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+        kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+    };
+    prose(page).lines().filter_map(heading).map(anchor).collect()
+}
+
 #[test]
-fn every_setting_stands_in_the_table_with_its_default() {
-    let settings = <latchkey::config::Config as clap::Args>::augment_args(clap::Command::new("x"));
-    for setting in settings.get_arguments() {
-        let variable = setting.get_env().unwrap().to_str().unwrap();
-        let row = README
-            .lines()
-            .find(|line| line.starts_with(&format!("| `{variable}` |")))
-            .unwrap_or_else(|| panic!("{variable} has no row"));
-        for default in setting.get_default_values() {
-            let default = format!("`{}`", default.to_str().unwrap());
-            assert!(row.contains(&default) || default == "`false`", "{row}: not {default}");
+fn every_link_leads_to_a_file_and_a_heading_that_exist() {
+    for page in pages() {
+        let text = prose(&page);
+        let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(file.exists(), "{}: {target}", page.display());
+            assert!(anchor.is_empty() || anchors(&file).contains(anchor), "{}: {target}", page.display());
         }
+    }
+}
+
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let folders = ["src/", "tests/", "proto/", "proto-released/", "migrations/", "helm/", "benches/"];
+    let names = text.split('`').skip(1).step_by(2);
+    let paths: Vec<&str> =
+        names.filter(|name| folders.iter().any(|folder| name.starts_with(folder))).collect();
+    assert!(paths.len() > 50, "{paths:?}");
+    for path in paths {
+        assert!(root.join(path).exists(), "{path}");
     }
 }

@@ -1,4 +1,4 @@
-//! The handler to compare with: the same messages, nothing behind them but, if asked for, one SELECT by primary key.
+//! The handler to compare with: it uses the same messages, and does nothing but, optionally, one SELECT by primary key.
 
 use latchkey::{
     proto::latchkey::{
@@ -40,7 +40,7 @@ pub async fn serve(database: Option<&str>) {
 impl Table {
     async fn user_and_name(&self, id: Uuid) -> (String, String) {
         match self {
-            Self::None => unreachable!("asked only where there is a table"),
+            Self::None => unreachable!("called only with a table"),
             Self::Sqlite(pool) => {
                 let query = sqlx::query("SELECT * FROM tokens WHERE id = ?").bind(id);
                 let row = query.fetch_one(pool).await.unwrap();
@@ -64,8 +64,8 @@ impl TokenService for Bare {
         let (user_id, name) = match &self.table {
             Table::None => ("user 0".to_owned(), "token 0".to_owned()),
             table => {
-                let secret = BearerToken::parse(&self.prefix, &request.get_ref().secret).unwrap();
-                table.user_and_name(secret.id()).await
+                let bearer = BearerToken::parse(&self.prefix, &request.get_ref().secret).unwrap();
+                table.user_and_name(bearer.id()).await
             }
         };
         let token = Token {

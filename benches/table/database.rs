@@ -1,4 +1,4 @@
-//! Databases with many tokens, made by SQL: through the service a million of them would take an hour.
+//! Databases with many tokens, inserted by SQL: creating a million through the service would take an hour.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 
 use super::support::{forge::forge, postgres::Postgres};
 
-const TOKENS_OF_A_USER: usize = 50;
-/// How many rows a statement writes.
+const TOKENS_PER_USER: usize = 50;
+/// Rows per INSERT.
 const BATCH: usize = 1_000;
 
 pub struct Database {
     pub url: String,
     folder: TempDir,
-    /// Secrets of some of the tokens, evenly spread.
-    pub secrets: Arc<[String]>,
+    /// Some of the tokens, evenly spread.
+    pub bearers: Arc<[String]>,
     pub users: usize,
 }
 
@@ -41,7 +41,7 @@ impl Database {
         let store = Store::open(&url.parse().unwrap(), limits).await.unwrap();
         store.prepare().await.unwrap();
         store.close().await.unwrap();
-        let database = Self { url, folder, secrets: Arc::default(), users: 0 };
+        let database = Self { url, folder, bearers: Arc::default(), users: 0 };
         KeyRing::open_or_create(&database.key_ring()).unwrap();
         database
     }
@@ -50,12 +50,12 @@ impl Database {
         self.folder.path().join("keyring.toml")
     }
 
-    /// Makes `tokens` tokens and keeps the secrets of `kept` of them.
+    /// Inserts `tokens` tokens, and keeps `kept` of them in `bearers`.
     pub async fn fill(&mut self, tokens: usize, kept: usize) {
         let keys = KeyRing::open(&self.key_ring()).unwrap();
         let prefix: Prefix = "pat".parse().unwrap();
-        let mut secrets = Vec::with_capacity(kept);
-        self.users = tokens.div_ceil(TOKENS_OF_A_USER);
+        let mut bearers = Vec::with_capacity(kept);
+        self.users = tokens.div_ceil(TOKENS_PER_USER);
         let filler = Filler::new(&self.url).await;
         filler.users(self.users).await;
         for first in (0..tokens).step_by(BATCH) {
@@ -64,16 +64,16 @@ impl Database {
             filler.tokens(first, &batch, &keys).await;
             let every = tokens / kept;
             let kept = batch.iter().enumerate().filter(|(n, _)| (first + n) % every == 0);
-            secrets.extend(kept.map(|(_, secret)| secret.reveal(&prefix).expose_secret().to_owned()));
+            bearers.extend(kept.map(|(_, bearer)| bearer.reveal(&prefix).expose_secret().to_owned()));
         }
         filler.finish().await;
-        self.secrets = secrets.into();
+        self.bearers = bearers.into();
     }
 }
 
 struct Filler {
     database: DatabaseConnection,
-    /// A hash that is right for none of them: what has a tag is never proven by its hash.
+    /// A hash of some other secret: tokens with a tag are never verified by their hash.
     hash: String,
 }
 
@@ -97,20 +97,20 @@ impl Filler {
         }
     }
 
-    async fn tokens(&self, first: usize, secrets: &[BearerToken], keys: &KeyRing) {
-        let key_id = keys.tag(&secrets[0]).unwrap().key_id().as_str().to_owned();
+    async fn tokens(&self, first: usize, bearers: &[BearerToken], keys: &KeyRing) {
+        let key_id = keys.tag(&bearers[0]).unwrap().key_id().as_str().to_owned();
         let mut values: Vec<Value> =
             vec![self.hash.as_str().into(), key_id.into(), latchkey::clock::Clock::system().now().into()];
-        let mut rows = Vec::with_capacity(secrets.len());
-        for (n, secret) in secrets.iter().enumerate() {
-            let (user, n, place) = ((first + n) / TOKENS_OF_A_USER, first + n, values.len());
+        let mut rows = Vec::with_capacity(bearers.len());
+        for (n, bearer) in bearers.iter().enumerate() {
+            let (user, n, parameters) = ((first + n) / TOKENS_PER_USER, first + n, values.len());
             rows.push(format!(
                 "(${}, 'user {user}', 'token {n}', $1, $2, ${}, '', $3)",
-                place + 1,
-                place + 2
+                parameters + 1,
+                parameters + 2
             ));
-            values.push(secret.id().into());
-            values.push(keys.tag(secret).unwrap().mac().to_vec().into());
+            values.push(bearer.id().into());
+            values.push(keys.tag(bearer).unwrap().mac().to_vec().into());
         }
         let sql = format!(
             "INSERT INTO tokens (id, user_id, name, secret_hash, tag_key_id, tag, scopes, created_at) VALUES {}",
@@ -120,26 +120,26 @@ impl Filler {
         self.database.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await.unwrap();
     }
 
-    /// What a database does in the background after so many rows, done now.
+    /// Runs the maintenance that a database would otherwise do in the background after so many rows.
     async fn finish(self) {
-        let tidy = match self.database.get_database_backend() {
+        let maintenance = match self.database.get_database_backend() {
             sea_orm::DbBackend::Sqlite => "PRAGMA wal_checkpoint(TRUNCATE)",
             _ => "VACUUM ANALYZE",
         };
-        self.database.execute_unprepared(tidy).await.unwrap();
+        self.database.execute_unprepared(maintenance).await.unwrap();
         self.database.close().await.unwrap();
     }
 }
 
-/// Secrets of no token.
+/// Returns well-formed tokens that are not in the database.
 pub fn unknown_ids(count: usize) -> Arc<[String]> {
     let prefix: Prefix = "pat".parse().unwrap();
-    let secret = |_| BearerToken::generate().unwrap().reveal(&prefix).expose_secret().to_owned();
-    (0..count).map(secret).collect()
+    let bearer = |_| BearerToken::generate().unwrap().reveal(&prefix).expose_secret().to_owned();
+    (0..count).map(bearer).collect()
 }
 
-/// For each of the secrets another one with its id.
-pub fn wrong_secrets(secrets: &[String]) -> Arc<[String]> {
-    let next = secrets.iter().cycle().skip(1);
-    secrets.iter().zip(next).map(|(secret, other)| forge(secret, other)).collect()
+/// Returns a token with the same id and a wrong secret for each of `bearers`.
+pub fn wrong_secrets(bearers: &[String]) -> Arc<[String]> {
+    let next = bearers.iter().cycle().skip(1);
+    bearers.iter().zip(next).map(|(bearer, other)| forge(bearer, other)).collect()
 }

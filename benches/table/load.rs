@@ -1,4 +1,4 @@
-//! Calls, as many at once as there are callers.
+//! Generates load: a fixed number of callers, each with one call in flight.
 
 use std::{
     sync::{
@@ -16,45 +16,45 @@ use tonic::transport::Channel;
 
 use super::server::Server;
 
-/// How many calls are under way at once, on how many connections.
+/// Calls in flight, and the connections that they share.
 const CALLERS: usize = 32;
 const CONNECTIONS: usize = 4;
-/// How many calls are under way at once where it is measured what each takes, and how long a caller rests after one:
-/// little enough that they do not wait for each other.
+/// Calls in flight when the latency of each call is measured, and the pause of a caller between calls. The load is so
+/// low that calls do not queue.
 const MEASURED: usize = 4;
 const REST: Duration = Duration::from_millis(2);
-/// How many calls of a flood are sent a second, whatever becomes of them.
+/// Calls per second of a flood, answered or not.
 const FLOOD: usize = 4_000;
 
-/// Users who never had a token before.
+/// Number of the next user without a token.
 static NEWCOMERS: AtomicUsize = AtomicUsize::new(0);
 
-/// What is asked for again and again.
+/// A kind of call.
 #[derive(Clone)]
 pub enum Call {
-    /// Validates these secrets in turn; each is good.
+    /// Validates these tokens in turn. All are valid.
     Validate(Arc<[String]>),
-    /// Validates these secrets in turn; none is good, and some may be refused.
+    /// Validates these tokens in turn. None is valid, and some calls may be refused.
     Flood(Arc<[String]>),
     /// Lists the first page of a user's tokens.
     List { users: usize },
-    /// Makes a token of a user who has none.
+    /// Creates a token for a user who has none.
     Create,
 }
 
 impl Call {
-    async fn make(&self, client: &mut TokenServiceClient<Channel>, n: usize) {
+    async fn send(&self, client: &mut TokenServiceClient<Channel>, n: usize) {
         match self {
-            Self::Validate(secrets) => assert!(is_valid(client, &secrets[n % secrets.len()]).await),
-            Self::Flood(secrets) => {
-                let secret = secrets[n % secrets.len()].clone();
-                let request = ValidateTokenRequest { secret: secret.into(), ..Default::default() };
+            Self::Validate(bearers) => assert!(is_valid(client, &bearers[n % bearers.len()]).await),
+            Self::Flood(bearers) => {
+                let bearer = bearers[n % bearers.len()].clone();
+                let request = ValidateTokenRequest { secret: bearer.into(), ..Default::default() };
                 if let Ok(answer) = client.validate_token(request).await {
                     assert!(matches!(answer.into_inner().outcome, Some(Outcome::Invalid(_))));
                 }
             }
             Self::List { users } => {
-                // A step that shares no divisor with the number of users meets all of them, in no order.
+                // A step that is coprime to the number of users visits all of them, out of order.
                 let user_id = format!("user {}", n * 7_919 % users);
                 let request = ListTokensRequest { user_id, ..Default::default() };
                 assert!(!client.list_tokens(request).await.unwrap().into_inner().tokens.is_empty());
@@ -68,27 +68,27 @@ impl Call {
     }
 }
 
-pub async fn is_valid(client: &mut TokenServiceClient<Channel>, secret: &str) -> bool {
-    let request = ValidateTokenRequest { secret: secret.into(), ..Default::default() };
+pub async fn is_valid(client: &mut TokenServiceClient<Channel>, bearer: &str) -> bool {
+    let request = ValidateTokenRequest { secret: bearer.into(), ..Default::default() };
     let answer = client.validate_token(request).await.unwrap().into_inner();
     matches!(answer.outcome, Some(Outcome::Valid(_)))
 }
 
-/// What a round found.
+/// The result of a round.
 #[derive(Clone, Copy)]
 pub struct Figure {
     pub calls_per_second: f64,
     pub server_micros_per_call: f64,
 }
 
-/// When a round is over.
+/// When a round ends.
 #[derive(Clone, Copy)]
 pub enum Until {
     Time(Duration),
     Calls(usize),
 }
 
-/// Makes calls as fast as they are answered.
+/// Sends calls as fast as they are answered.
 pub async fn round(server: &Server, call: &Call, until: Until) -> Figure {
     let clients = server.clients(CONNECTIONS).await;
     let begun = Arc::new(AtomicUsize::new(0));
@@ -108,7 +108,7 @@ pub async fn round(server: &Server, call: &Call, until: Until) -> Figure {
                     if !more(n) {
                         return calls;
                     }
-                    call.make(&mut client, n).await;
+                    call.send(&mut client, n).await;
                     calls += 1;
                 }
             })
@@ -125,7 +125,7 @@ pub async fn round(server: &Server, call: &Call, until: Until) -> Figure {
     }
 }
 
-/// What each of some unhurried hot calls took, in microseconds, and how many calls of the flood were answered a second.
+/// Returns the latencies of hot calls at low load, in microseconds, and the answered calls of the flood per second.
 pub async fn latencies(
     server: &Server,
     hot: &Arc<[String]>,
@@ -134,7 +134,7 @@ pub async fn latencies(
 ) -> (Vec<f64>, f64) {
     let answered = Arc::new(AtomicUsize::new(0));
     let flooding =
-        flood.map(|flood| tokio::spawn(pour(server.clients_lazy(), flood.clone(), Arc::clone(&answered))));
+        flood.map(|flood| tokio::spawn(pour(server.lazy_client(), flood.clone(), Arc::clone(&answered))));
     let clients = server.clients(MEASURED).await;
     let start = Instant::now();
     let callers: Vec<_> = clients
@@ -146,7 +146,7 @@ pub async fn latencies(
                 let mut micros = Vec::new();
                 while start.elapsed() < time {
                     let began = Instant::now();
-                    call.make(&mut client, caller + micros.len() * MEASURED).await;
+                    call.send(&mut client, caller + micros.len() * MEASURED).await;
                     micros.push(began.elapsed().as_secs_f64() * 1e6);
                     tokio::time::sleep(REST).await;
                 }
@@ -165,7 +165,7 @@ pub async fn latencies(
     (micros, answered)
 }
 
-/// Sends calls at a steady rate, for ever.
+/// Sends calls at a steady rate, until it is aborted.
 async fn pour(client: TokenServiceClient<Channel>, call: Call, answered: Arc<AtomicUsize>) {
     let mut calls = tokio::task::JoinSet::new();
     let mut sent = 0;
@@ -176,7 +176,7 @@ async fn pour(client: TokenServiceClient<Channel>, call: Call, answered: Arc<Ato
             let (mut client, call, answered) = (client.clone(), call.clone(), Arc::clone(&answered));
             let n = sent;
             calls.spawn(async move {
-                call.make(&mut client, n).await;
+                call.send(&mut client, n).await;
                 answered.fetch_add(1, Ordering::Relaxed);
             });
             sent += 1;

@@ -1,7 +1,8 @@
-//! Prints one table: Latchkey beside an empty tonic handler, and beside a bare SELECT behind that handler. Servers are
-//! processes of their own; rounds are interleaved, so that what the machine does meanwhile falls on all of them.
+//! Prints one table that compares Latchkey with an empty tonic handler, and with the same handler around one SELECT.
+//! Each server is a separate process. Rounds alternate between servers, so that other load on the machine affects all
+//! equally.
 //!
-//! Arguments choose rows: `cargo bench --bench table -- hot cold`.
+//! Arguments select rows: `cargo bench --bench table -- hot cold`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -29,19 +30,19 @@ use self::{
     server::Server,
 };
 
-/// Rounds of each kind, after one to warm up, and how long a round of hot calls takes.
+/// Measured rounds of each kind, after one to warm up, and the duration of a round of hot calls.
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_secs(2);
-/// How many tokens are kept in memory when they are asked for again and again.
+/// Tokens that are validated again and again from memory.
 const HOT: usize = 1_000;
-/// How many live tokens there are when the service starts cold, and how many of them are asked for in a round.
+/// Live tokens in the database at a cold start, and how many of them a round validates.
 const COLD_TABLE: usize = 100_000;
 const COLD: usize = 20_000;
-/// Sizes of the table between which nothing may grow.
+/// Table sizes between which no latency may grow.
 const GROWTH: [usize; 3] = [10_000, 100_000, 1_000_000];
-/// How many tokens are made, in turn and then many at a time, where memory is measured.
+/// Tokens created one at a time, and then many at a time, to measure memory.
 const CREATIONS: usize = 1_000;
-/// How many revocations are timed on a second replica.
+/// Revocations timed on a second replica.
 const REVOCATIONS: usize = 500;
 
 fn main() {
@@ -54,37 +55,37 @@ fn main() {
     }
 }
 
-async fn table(chosen: &[String]) {
-    let wanted = |row: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == row);
-    if wanted("start") {
+async fn table(rows: &[String]) {
+    let selected = |row: &str| rows.is_empty() || rows.iter().any(|selected| selected == row);
+    if selected("start") {
         start().await;
     }
-    if wanted("hot") {
+    if selected("hot") {
         hot().await;
     }
-    if wanted("floods") {
+    if selected("floods") {
         floods().await;
     }
-    if wanted("memory") {
+    if selected("memory") {
         memory().await;
     }
-    if wanted("creations") {
+    if selected("creations") {
         creations().await;
     }
     let postgres = Postgres::start();
     for kind in ["SQLite", "PostgreSQL"] {
-        let make = async || match kind {
+        let create = async || match kind {
             "SQLite" => Database::sqlite().await,
             _ => Database::postgres(&postgres).await,
         };
-        if wanted("cold") {
-            cold(kind, make().await).await;
+        if selected("cold") {
+            cold(kind, create().await).await;
         }
-        if wanted("growth") {
-            growth(kind, [make().await, make().await, make().await]).await;
+        if selected("growth") {
+            growth(kind, [create().await, create().await, create().await]).await;
         }
-        if wanted("revocations") {
-            revocations(kind, &make().await).await;
+        if selected("revocations") {
+            revocations(kind, &create().await).await;
         }
     }
 }
@@ -115,7 +116,7 @@ async fn hot() {
         Server::bare(&["handler"]),
         Server::latchkey_with(&database, &[], &traced),
     ];
-    let call = Call::Validate(Arc::clone(&database.secrets));
+    let call = Call::Validate(Arc::clone(&database.bearers));
     let mut figures: [Vec<Figure>; 3] = Default::default();
     for turn in 0..=ROUNDS {
         for (server, figures) in servers.iter().zip(&mut figures) {
@@ -129,13 +130,13 @@ async fn hot() {
     let names = ["hot ValidateToken", "hot ValidateToken, traced at 1 %", "empty handler"];
     compare(names[0], names[2], [&ours, &empty]);
     compare(names[1], names[2], [&traced, &empty]);
-    assert!(!collector.received().is_empty(), "nothing was traced");
+    assert!(!collector.received().is_empty(), "no spans were exported");
 }
 
-/// Tokens asked for once, right after a start.
+/// Validates each token once, right after a start.
 async fn cold(kind: &str, mut database: Database) {
     database.fill(COLD_TABLE, COLD).await;
-    let call = Call::Validate(Arc::clone(&database.secrets));
+    let call = Call::Validate(Arc::clone(&database.bearers));
     let mut figures: [Vec<Figure>; 2] = Default::default();
     let mut argon2_runs = 0.0;
     for turn in 0..=ROUNDS {
@@ -159,13 +160,13 @@ async fn cold(kind: &str, mut database: Database) {
 
 type MakeCall = fn(&Database) -> Call;
 
-/// The same calls to services over tables of different sizes.
+/// Sends the same calls to services with tables of different sizes.
 async fn growth(kind: &str, mut databases: [Database; 3]) {
     for (database, size) in databases.iter_mut().zip(GROWTH) {
         database.fill(size, GROWTH[0]).await;
     }
-    let hot: MakeCall = |database| Call::Validate(database.secrets[..HOT].into());
-    let cold: MakeCall = |database| Call::Validate(Arc::clone(&database.secrets));
+    let hot: MakeCall = |database| Call::Validate(database.bearers[..HOT].into());
+    let cold: MakeCall = |database| Call::Validate(Arc::clone(&database.bearers));
     let list: MakeCall = |database| Call::List { users: database.users };
     let create: MakeCall = |_| Call::Create;
     let kinds: [(&str, MakeCall, usize); 4] = [
@@ -174,8 +175,8 @@ async fn growth(kind: &str, mut databases: [Database; 3]) {
         ("first page of ListTokens", list, 5_000),
         ("CreateToken", create, 1_000),
     ];
-    for (what, call, calls) in kinds {
-        let settings: &[&str] = if what.starts_with("cold") { &["--cache-entries", "1"] } else { &[] };
+    for (name, call, calls) in kinds {
+        let settings: &[&str] = if name.starts_with("cold") { &["--cache-entries", "1"] } else { &[] };
         let servers = databases.each_ref().map(|database| Server::latchkey(database, settings));
         let mut figures: [Vec<f64>; 3] = Default::default();
         for turn in 0..=ROUNDS {
@@ -187,21 +188,21 @@ async fn growth(kind: &str, mut databases: [Database; 3]) {
             }
         }
         for (figures, size) in figures.iter().zip(GROWTH) {
-            print_spread(&format!("{what}, {kind}, {size} tokens (µs/call)"), figures);
+            print_spread(&format!("{name}, {kind}, {size} tokens (µs/call)"), figures);
         }
         let [first, .., last] = figures.map(|figures| report::median(&figures));
         print_row("  last to first", last / first);
     }
 }
 
-/// What hot calls take while others ask for what is not there.
+/// Measures hot calls during a flood of invalid tokens.
 async fn floods() {
     let mut database = Database::sqlite().await;
     database.fill(COLD_TABLE, COLD).await;
     let server = Server::latchkey(&database, &[]);
-    let hot: Arc<[String]> = database.secrets[..HOT].into();
+    let hot: Arc<[String]> = database.bearers[..HOT].into();
     let unknown = Call::Flood(database::unknown_ids(COLD));
-    let wrong = Call::Flood(database::wrong_secrets(&database.secrets));
+    let wrong = Call::Flood(database::wrong_secrets(&database.bearers));
     round(&server, &Call::Validate(Arc::clone(&hot)), Until::Calls(HOT)).await;
     let kinds = [("quiet", None), ("unknown ids", Some(unknown)), ("wrong secrets", Some(wrong))];
     let mut medians: [Vec<f64>; 3] = Default::default();
@@ -218,8 +219,8 @@ async fn floods() {
             }
         }
     }
-    for (n, (what, _)) in kinds.iter().enumerate() {
-        print_spread(&format!("hot ValidateToken, {what}: median (µs)"), &medians[n]);
+    for (n, (name, _)) in kinds.iter().enumerate() {
+        print_spread(&format!("hot ValidateToken, {name}: median (µs)"), &medians[n]);
         print_spread("  99th percentile (µs)", &tails[n]);
         if n > 0 {
             print_spread("  answers to the flood (calls/s)", &answered[n]);
@@ -231,11 +232,12 @@ async fn floods() {
     }
 }
 
-/// What a service that keeps all tokens in memory takes more than one that looked up as many and kept one.
+/// Measures the memory of a cached token: compares a service that caches all tokens with one that caches a single
+/// token.
 async fn memory() {
     let mut database = Database::sqlite().await;
     database.fill(COLD, COLD).await;
-    let call = Call::Validate(Arc::clone(&database.secrets));
+    let call = Call::Validate(Arc::clone(&database.bearers));
     let mut resident = [0; 2];
     for (entries, resident) in ["1", "100000"].into_iter().zip(&mut resident) {
         let server = Server::latchkey(&database, &["--cache-entries", entries]);
@@ -247,15 +249,15 @@ async fn memory() {
     print_row("memory of a cached token (bytes)", (resident[1] as f64 - resident[0] as f64) / COLD as f64);
 }
 
-/// The resident memory of a service with the default costs of argon2: idle, after 1,000 creations one after the other, and
-/// after 1,000 more, 32 at a time.
+/// Measures resident memory with the default argon2 parameters: idle, after 1,000 creations one at a time, and after
+/// 1,000 more, 32 at a time.
 async fn creations() {
     let database = Database::sqlite().await;
     let server = Server::latchkey(&database, &["--argon2-memory-kib", "19456", "--argon2-iterations", "2"]);
     print_row("resident memory, idle (MB)", server.resident() as f64 / 1e6);
     let mut client = server.clients(1).await.remove(0);
     for n in 0..CREATIONS {
-        let user_id = format!("one of many {n}");
+        let user_id = format!("user {n}");
         let request = CreateTokenRequest { user_id, name: "token".into(), ..Default::default() };
         client.create_token(request).await.unwrap();
     }
@@ -266,28 +268,28 @@ async fn creations() {
     print_row("  creations, 32 at a time (calls/s)", figure.calls_per_second);
 }
 
-/// How long a second replica takes a revoked token for good.
+/// Measures how long a second replica accepts a token after its revocation.
 async fn revocations(kind: &str, database: &Database) {
     let replicas = [Server::latchkey(database, &[]), Server::latchkey(database, &[])];
     let mut one = replicas[0].clients(1).await.remove(0);
     let mut two = replicas[1].clients(1).await.remove(0);
-    let mut seen = Vec::new();
+    let mut delays = Vec::new();
     for n in 0..REVOCATIONS {
         let user_id = format!("leaver {n}");
         let request =
             CreateTokenRequest { user_id: user_id.clone(), name: "token".into(), ..Default::default() };
         let created = one.create_token(request).await.unwrap().into_inner();
-        let secret = created.secret;
-        assert!(is_valid(&mut two, &secret).await);
+        let bearer = created.secret;
+        assert!(is_valid(&mut two, &bearer).await);
         let token_id = created.token.unwrap().id;
         one.delete_token(DeleteTokenRequest { user_id, token_id }).await.unwrap();
         let revoked = Instant::now();
-        while is_valid(&mut two, &secret).await {
+        while is_valid(&mut two, &bearer).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        seen.push(revoked.elapsed().as_secs_f64() * 1e3);
+        delays.push(revoked.elapsed().as_secs_f64() * 1e3);
     }
-    let seen = sorted(seen);
-    print_row(&format!("revocation seen by a second replica, {kind}, median (ms)"), seen[seen.len() / 2]);
-    print_row("  99th percentile (ms)", seen[seen.len() * 99 / 100]);
+    let delays = sorted(delays);
+    print_row(&format!("revocation seen by a second replica, {kind}, median (ms)"), delays[delays.len() / 2]);
+    print_row("  99th percentile (ms)", delays[delays.len() * 99 / 100]);
 }

@@ -1,19 +1,19 @@
-//! Rows of the table.
+//! Prints rows of the table.
 
 use super::load::Figure;
 
-pub fn print_row(what: &str, figure: f64) {
-    println!("{what:<64} {figure:>10.2}");
+pub fn print_row(name: &str, figure: f64) {
+    println!("{name:<64} {figure:>10.2}");
 }
 
-/// The median, with the least and the greatest beside it.
-pub fn print_spread(what: &str, figures: &[f64]) {
+/// Prints the median, the minimum and the maximum.
+pub fn print_spread(name: &str, figures: &[f64]) {
     let figures = sorted(figures.to_vec());
     let (low, high) = (figures[0], figures[figures.len() - 1]);
-    println!("{what:<64} {:>10.1}   {low:.1} to {high:.1}", median(&figures));
+    println!("{name:<64} {:>10.1}   {low:.1} to {high:.1}", median(&figures));
 }
 
-/// Ours beside theirs.
+/// Prints our figures, theirs, and the ratio of the medians.
 pub fn compare(ours: &str, theirs: &str, figures: [&Vec<Figure>; 2]) {
     let pair = |unit: &str, of: fn(&Figure) -> f64| {
         let [our, their] = figures.map(|figures| figures.iter().map(of).collect::<Vec<f64>>());

@@ -1,4 +1,4 @@
-//! Servers in processes of their own.
+//! Servers in separate processes.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -12,27 +12,28 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{database::Database, support::http};
 
-/// A server; it ends with this.
+/// A running server. It is killed on drop.
 pub struct Server {
     process: Child,
     addr: SocketAddr,
-    /// Of the HTTP listener, if it has one.
+    /// The address of the HTTP listener, if there is one.
     pub http_addr: Option<SocketAddr>,
     pub started_in: Duration,
 }
 
 impl Server {
+    /// Starts Latchkey with additional flags.
     pub fn latchkey(database: &Database, settings: &[&str]) -> Self {
         Self::latchkey_with(database, settings, &[])
     }
 
-    /// With these variables too.
+    /// Starts Latchkey with additional flags and environment variables.
     pub fn latchkey_with(database: &Database, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
         command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log", "warn"]);
         command.args(["--database-url", &database.url, "--key-ring"]).arg(database.key_ring());
         if !settings.contains(&"--argon2-memory-kib") {
-            // What hashing costs is not what most rows measure; validation never runs it.
+            // Most rows do not measure hashing, and validations of tagged tokens never hash.
             command.args(["--argon2-memory-kib", "8", "--argon2-iterations", "1"]);
         }
         command.args(settings);
@@ -40,14 +41,14 @@ impl Server {
         Self::start(command)
     }
 
-    /// One of the servers of `bare`.
+    /// Starts this program as one of the servers of `bare.rs`.
     pub fn bare(arguments: &[&str]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(arguments);
         Self::start(command)
     }
 
-    /// Starts it, and reads from its first line where it listens for gRPC.
+    /// Starts the process, and reads its addresses from its first line of output.
     fn start(mut command: Command) -> Self {
         let began = Instant::now();
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -59,7 +60,7 @@ impl Server {
         Self { process, addr, http_addr: addrs.next(), started_in }
     }
 
-    /// Clients with a connection each.
+    /// Connects several clients, each by a connection of its own.
     pub async fn clients(&self, connections: usize) -> Vec<TokenServiceClient<Channel>> {
         let mut clients = Vec::new();
         for _ in 0..connections {
@@ -68,8 +69,8 @@ impl Server {
         clients
     }
 
-    /// A client that connects when it is first used.
-    pub fn clients_lazy(&self) -> TokenServiceClient<Channel> {
+    /// Returns a client that connects at its first call.
+    pub fn lazy_client(&self) -> TokenServiceClient<Channel> {
         TokenServiceClient::new(self.endpoint().connect_lazy())
     }
 
@@ -77,14 +78,14 @@ impl Server {
         Channel::from_shared(format!("http://{}", self.addr)).unwrap()
     }
 
-    /// A number of its metrics.
+    /// Returns the value of a metric.
     pub async fn metric(&self, name: &str) -> f64 {
         let (_, _, text) = http::send(self.http_addr.unwrap(), "GET /metrics", &[], b"").await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.expect(&text).parse().unwrap()
     }
 
-    /// The processor time that it has used (proc(5): fields 14 and 15, in hundredths of a second on Linux).
+    /// Returns the CPU time used (proc(5), `/proc/pid/stat`, fields 14 and 15, in hundredths of a second).
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
@@ -93,12 +94,12 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Its resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory that it ever had, in bytes.
+    /// Returns the peak of resident memory in bytes.
     pub fn peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -106,7 +107,7 @@ impl Server {
     fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
     }
 }
 

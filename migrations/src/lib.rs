@@ -1,5 +1,5 @@
-//! The schema of Latchkey, one file a step. Steps are additive within a minor version: the release before must be
-//! able to run on the schema of the release after it.
+//! The schema of Latchkey, one file per migration. Within a minor version migrations only add: each release must run on
+//! the schema of the next.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use sea_orm_migration::{
 
 mod m20261123_000001_tokens;
 
-/// Every step, in the order in which they are applied.
+/// The list of all migrations, in the order in which they are applied.
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -23,20 +23,20 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Applies the steps that the database lacks. A database that is ahead of this version is left as it is.
+/// Applies the migrations that the database lacks. Leaves a database of a newer version as it is.
 ///
 /// # Errors
 ///
-/// A step failed.
+/// A migration failed.
 pub async fn bring_up_to_date(database: &DatabaseTransaction) -> Result<(), DbErr> {
     if is_up_to_date(database).await? { Ok(()) } else { Migrator::up(database, None).await }
 }
 
-/// Whether the database lacks none of the steps; it may have further ones.
+/// Returns whether every migration is applied. The database may also have newer ones.
 ///
 /// # Errors
 ///
-/// The database cannot be asked.
+/// The query failed.
 pub async fn is_up_to_date<'c, C>(database: &'c C) -> Result<bool, DbErr>
 where
     C: ConnectionTrait,
@@ -46,6 +46,6 @@ where
         return Ok(false);
     }
     let applied = seaql_migrations::Entity::find().all(database).await?;
-    let applied: HashSet<String> = applied.into_iter().map(|step| step.version).collect();
-    Ok(Migrator::migrations().iter().all(|step| applied.contains(step.name())))
+    let applied: HashSet<String> = applied.into_iter().map(|migration| migration.version).collect();
+    Ok(Migrator::migrations().iter().all(|migration| applied.contains(migration.name())))
 }

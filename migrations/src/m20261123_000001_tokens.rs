@@ -1,4 +1,4 @@
-//! Users, tokens and the log of what happened to them.
+//! Users, tokens and token events.
 
 use sea_orm_migration::{
     prelude::*,
@@ -56,8 +56,8 @@ impl MigrationTrait for Migration {
         manager.create_index(tokens_page()).await?;
         manager.create_table(token_events()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
-            let transactions = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
-            manager.alter_table(transactions).await?;
+            let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
+            manager.alter_table(with_xid).await?;
             manager.create_index(token_events_xid()).await?;
         }
         Ok(())
@@ -109,7 +109,7 @@ fn tokens_name() -> IndexCreateStatement {
         .to_owned()
 }
 
-/// Serves a page of a user's list from one index range, however many deleted tokens the user has.
+/// Lists a page of a user's tokens from one index range. Partial, so that deleted tokens cost nothing.
 fn tokens_page() -> IndexCreateStatement {
     Index::create()
         .name("tokens_page")
@@ -120,7 +120,7 @@ fn tokens_page() -> IndexCreateStatement {
         .to_owned()
 }
 
-/// On SQLite, where there is one writer, `id` grows in the order in which events become visible; replicas read by it.
+/// On SQLite, which has one writer at a time, `id` is in commit order, and replicas read the log by it.
 fn token_events() -> TableCreateStatement {
     Table::create()
         .table(TokenEvents::Table)
@@ -134,8 +134,8 @@ fn token_events() -> TableCreateStatement {
         .to_owned()
 }
 
-/// The transaction that wrote the event. On PostgreSQL ids are assigned before the commit; replicas read by the
-/// transactions that their last read did not show.
+/// The id of the transaction that wrote the event. On PostgreSQL `id` is not in commit order, so replicas read the
+/// events of the transactions that were not visible to their last read.
 fn xid() -> ColumnDef {
     let mut column = ColumnDef::new_with_type(TokenEvents::Xid, ColumnType::custom("xid8"));
     column.not_null().default(Expr::cust("pg_current_xact_id()"));

@@ -1,7 +1,7 @@
-//! The body identity.v1.UserDeleted, in protobuf or proto3 JSON.
+//! The body of an event: identity.v1.UserDeleted in protobuf or proto3 JSON.
 //!
-//! The user and the time are read apart from each other, so that a time that cannot be read does not keep an account's
-//! tokens alive.
+//! The user and the time are decoded separately, so that an unreadable time does not keep the tokens of a deleted
+//! account alive.
 
 use chrono::{DateTime, Utc};
 use prost::Message;
@@ -9,17 +9,17 @@ use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::user_deleted::AccountEventError;
+use super::error::AccountEventError;
 
-/// What a body says.
+/// A decoded body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Body {
     pub(super) user_id: String,
-    /// The time of the deletion, if it was said; or what is wrong with it.
+    /// The time of the deletion, if there is one; or what is wrong with it.
     pub(super) delete_time: Result<Option<DateTime<Utc>>, String>,
 }
 
-/// The longest part of a value that is quoted, in characters.
+/// How much of a wrong value an error quotes, in characters.
 const MAX_QUOTED: usize = 64;
 
 #[derive(Message)]
@@ -34,7 +34,7 @@ struct Time {
     delete_time: Option<Timestamp>,
 }
 
-/// Like a protobuf reader, it passes over fields that a later version added.
+/// Ignores unknown fields, as protobuf does: a later version may add some.
 #[derive(Deserialize)]
 struct JsonUser {
     #[serde(alias = "user_id", rename = "userId")]
@@ -48,7 +48,22 @@ struct JsonTime<'a> {
 }
 
 impl Body {
-    pub(super) fn of_protobuf(body: &[u8]) -> Result<Self, AccountEventError> {
+    /// Decodes a body by its content type; without one it is protobuf.
+    ///
+    /// # Errors
+    ///
+    /// The content type is not supported, or the body has another form.
+    pub(super) fn read(content_type: &str, body: &[u8]) -> Result<Self, AccountEventError> {
+        if is_protobuf(content_type) {
+            Self::from_protobuf(body)
+        } else if is_json(content_type) {
+            Self::from_json(body)
+        } else {
+            Err(AccountEventError::ContentType(content_type.to_owned()))
+        }
+    }
+
+    fn from_protobuf(body: &[u8]) -> Result<Self, AccountEventError> {
         let User { user_id } = User::decode(body)
             .map_err(|error| AccountEventError::Body { form: "protobuf", error: error.to_string() })?;
         let delete_time = match Time::decode(body) {
@@ -61,7 +76,7 @@ impl Body {
         Ok(Self { user_id, delete_time })
     }
 
-    pub(super) fn of_json(body: &[u8]) -> Result<Self, AccountEventError> {
+    fn from_json(body: &[u8]) -> Result<Self, AccountEventError> {
         let JsonUser { user_id } = serde_json::from_slice(body)
             .map_err(|error| AccountEventError::Body { form: "JSON", error: error.to_string() })?;
         let delete_time = match serde_json::from_slice(body) {
@@ -81,7 +96,7 @@ fn json_time(value: &str) -> Option<DateTime<Utc>> {
     timestamp(time.timestamp(), time.timestamp_subsec_nanos().into())
 }
 
-/// A time as google.protobuf.Timestamp allows it: of the years 1 to 9999, which every database takes.
+/// Returns the time if it is within the range of google.protobuf.Timestamp, which every database can store.
 fn timestamp(seconds: i64, nanos: i64) -> Option<DateTime<Utc>> {
     const FIRST: i64 = -62_135_596_800;
     const LAST: i64 = 253_402_300_799;
@@ -90,6 +105,24 @@ fn timestamp(seconds: i64, nanos: i64) -> Option<DateTime<Utc>> {
         return None;
     }
     DateTime::from_timestamp(seconds, nanos)
+}
+
+/// Returns the media type without its parameters, in lower case.
+pub(super) fn media_type(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_protobuf(content_type: &str) -> bool {
+    matches!(
+        media_type(content_type).as_str(),
+        "" | "application/protobuf" | "application/x-protobuf" | "application/vnd.google.protobuf"
+    )
+}
+
+/// Returns whether a content type stands for JSON.
+pub(super) fn is_json(content_type: &str) -> bool {
+    let kind = media_type(content_type);
+    kind == "application/json" || kind == "text/json" || kind.ends_with("+json")
 }
 
 fn wrong_time(value: &str) -> String {
@@ -106,20 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn times_of_the_years_1_to_9999_are_read() {
+    fn times_between_the_years_1_and_9999_are_read() {
         for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "2023-11-14T22:13:20.5+02:00"]
         {
             let time = DateTime::parse_from_rfc3339(text).unwrap();
             let (seconds, nanos) = (time.timestamp(), time.timestamp_subsec_nanos() as i32);
             let body = Time { delete_time: Some(Timestamp { seconds, nanos }) }.encode_to_vec();
-            assert_eq!(Body::of_protobuf(&body).unwrap().delete_time, Ok(at(text)));
+            assert_eq!(Body::from_protobuf(&body).unwrap().delete_time, Ok(at(text)));
             let body = format!(r#"{{"deleteTime": "{text}"}}"#);
-            assert_eq!(Body::of_json(body.as_bytes()).unwrap().delete_time, Ok(at(text)));
+            assert_eq!(Body::from_json(body.as_bytes()).unwrap().delete_time, Ok(at(text)));
         }
     }
 
     #[test]
-    fn a_wrong_time_in_protobuf_is_told_and_the_user_is_read() {
+    fn a_wrong_time_in_protobuf_is_reported_and_the_user_is_read() {
         let of = |seconds, nanos| Time { delete_time: Some(Timestamp { seconds, nanos }) }.encode_to_vec();
         for time in [
             of(-62_135_596_801, 0),
@@ -136,7 +169,7 @@ mod tests {
             b"\x12\x02\x0a\x00".to_vec(),
         ] {
             let body = [b"\x0a\x05alice".as_slice(), &time].concat();
-            let read = Body::of_protobuf(&body).unwrap();
+            let read = Body::from_protobuf(&body).unwrap();
             assert_eq!(read.user_id, "alice");
             let error = read.delete_time.unwrap_err();
             assert!(error.contains("delete_time: is ") && error.contains("years 1 to 9999"), "{error}");
@@ -144,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_time_in_json_is_told_and_the_user_is_read() {
+    fn a_wrong_time_in_json_is_reported_and_the_user_is_read() {
         let long = format!("\"{}\"", "x".repeat(100_000));
         for time in [
             "\"now\"",
@@ -164,12 +197,12 @@ mod tests {
             &long,
         ] {
             let body = format!(r#"{{"userId": "alice", "deleteTime": {time}}}"#);
-            let read = Body::of_json(body.as_bytes()).unwrap();
+            let read = Body::from_json(body.as_bytes()).unwrap();
             assert_eq!(read.user_id, "alice");
             let error = read.delete_time.unwrap_err();
             assert!(error.contains("delete_time: is ") && error.len() < 300, "{error}");
         }
-        let not_utf8 = Body::of_json(b"{\"userId\": \"alice\", \"deleteTime\": \"\xff\"}").unwrap();
+        let not_utf8 = Body::from_json(b"{\"userId\": \"alice\", \"deleteTime\": \"\xff\"}").unwrap();
         assert!(not_utf8.user_id == "alice" && not_utf8.delete_time.is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! What became of the events so far.
+//! Counters of events, for the metrics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Counts since the start.
+/// Counters since the process started, and the state of the subscriber.
 #[derive(Debug)]
 pub struct EventCounts {
     handled: AtomicU64,
@@ -12,7 +12,7 @@ pub struct EventCounts {
     lag: AtomicU64,
 }
 
-/// Stands for a lag that is not known.
+/// Represents a lag that is not known.
 const UNKNOWN: u64 = u64::MAX;
 
 impl Default for EventCounts {
@@ -28,43 +28,42 @@ impl Default for EventCounts {
 }
 
 impl EventCounts {
-    /// How many events were handled, by NATS or by HTTP.
+    /// Returns how many events were handled, over NATS or HTTP.
     pub fn handled(&self) -> u64 {
         self.handled.load(Ordering::Relaxed)
     }
 
-    /// How many messages came that had come before.
+    /// Returns how many messages were redelivered.
     pub fn redelivered(&self) -> u64 {
         self.redelivered.load(Ordering::Relaxed)
     }
 
-    /// How many messages went to the dead letters.
+    /// Returns how many messages were copied to the dead letters.
     pub fn dead_lettered(&self) -> u64 {
         self.dead_lettered.load(Ordering::Relaxed)
     }
 
-    /// Whether the subscriber is attached to its stream.
+    /// Returns whether the subscriber is attached to its stream.
     pub fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Relaxed)
     }
 
-    /// How many messages of the stream were not acknowledged by any replica, when the broker was last asked; `None` when
-    /// it did not answer then.
+    /// Returns how many messages no replica has acknowledged yet, as of the last check; `None` if that is not known.
     pub fn lag(&self) -> Option<u64> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != UNKNOWN)
     }
 
-    /// Counts an event whose consequences are committed.
+    /// Counts an event whose transaction has committed.
     pub fn count_handled(&self) {
         self.handled.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a message that was delivered before.
+    /// Counts a message that was redelivered.
     pub fn count_redelivered(&self) {
         self.redelivered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a message that became a dead letter.
+    /// Counts a message that was copied to the dead letters.
     pub fn count_dead_lettered(&self) {
         self.dead_lettered.fetch_add(1, Ordering::Relaxed);
     }
@@ -74,7 +73,7 @@ impl EventCounts {
         self.attached.store(attached, Ordering::Relaxed);
     }
 
-    /// Sets how many messages are not acknowledged; `None` when that is not known.
+    /// Sets how many messages no replica has acknowledged yet; `None` if that is not known.
     pub fn set_lag(&self, lag: Option<u64>) {
         self.lag.store(lag.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The command line: its commands, and how one is run.
+//! Parses the command line and runs its command.
 
 use std::{
     io::{self, Write as _},
@@ -25,8 +25,8 @@ use crate::{
 
 /// Personal API tokens as a gRPC service.
 ///
-/// Without a command it serves. Each setting is a flag, an environment variable or a line of a TOML file, in that
-/// order of weight.
+/// Without a command it serves. Each setting is a flag, an environment variable or a line of a TOML file; a flag wins
+/// over a variable, and a variable over the file.
 #[derive(Parser)]
 #[command(name = "latchkey", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 struct Cli {
@@ -38,30 +38,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (the default): bring the database up to date, then answer calls until SIGTERM or SIGINT.
+    /// Migrate the database, then serve until SIGTERM or SIGINT (the default command).
     Serve(Box<Config>),
-    /// Bring the database up to date and exit; several at once do no harm.
+    /// Migrate the database and exit. Safe to run several times at once.
     Migrate(MigrateCommand),
     /// Create, list, delete or validate tokens of a running service.
     Token(TokenCommand),
-    /// Tell whether a running service serves: exit status 0 if it does, 1 if not.
+    /// Check whether a service is serving: exit status 0 if it is, 1 if it is not.
     Health(HealthCommand),
-    /// Make a key ring, and rotate its keys a step at a time.
+    /// Create a key ring and rotate its keys.
     Keys(KeysCommand),
 }
 
-/// How long the last lines may take on their way out.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long to wait for the last lines to be written before the process exits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The command could not be done. 1 is kept for a secret that is not valid and a service that does not serve.
+/// Exit status of a command that failed. 1 means that a token is not valid or a service is not serving.
 const FAILED: u8 = 2;
 
-/// Runs the program; the exit status is 0, 1 for a secret that is not valid or a service that does not serve, or 2.
+/// Runs the program and returns its exit status: 0; 1 for a token that is not valid or a service that is not serving;
+/// or 2 for an error.
 pub fn main() -> ExitCode {
     let cli = config::parse(std::env::args_os(), config_file);
     let cli = match cli.and_then(|cli| config::check_environment(&Cli::command()).map(|()| cli)) {
         Ok(cli) => cli,
-        // Prints help and faults as is the custom, and exits.
+        // Prints help or the error as clap does, and exits.
         Err(ConfigError::Arguments(error)) => error.exit(),
         Err(error) => return fail(&error.into()),
     };
@@ -91,33 +92,33 @@ fn fail(error: &AnyError) -> ExitCode {
     let text = format!("latchkey: {error}\n");
     let (done, written) = mpsc::sync_channel(1);
     thread::spawn(move || {
-        // Nothing is left to be done if standard error is closed.
+        // If standard error is closed, there is nothing else to report to.
         let _ = io::stderr().write_all(text.as_bytes());
         let _ = done.send(());
     });
-    // Not for ever: standard error may be a pipe that nobody reads.
-    let _ = written.recv_timeout(LAST_LINES);
+    // Bounded, because standard error may be a pipe that nobody reads.
+    let _ = written.recv_timeout(FLUSH_TIMEOUT);
     ExitCode::from(FAILED)
 }
 
 fn run(work: impl Future<Output = Result<ExitCode, AnyError>>) -> Result<ExitCode, AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(work);
-    // What still runs is not needed any more, and may block: the resolution of a host name, for instance.
+    // Does not wait for tasks that still run, because they may block, for instance while resolving a host name.
     runtime.shutdown_background();
-    telemetry::flush_log(LAST_LINES);
+    telemetry::flush_log(FLUSH_TIMEOUT);
     done
 }
 
 fn print(report: &Report) -> Result<ExitCode, AnyError> {
     print_text(&report.text)?;
-    Ok(if report.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn keys(command: KeysCommand) -> Result<ExitCode, AnyError> {
     let report = command.run()?;
     print_text(&report.text)?;
-    // The change is made and its id printed: an error stream that is closed changes nothing.
+    // The command has succeeded, even if standard error is closed.
     let _ = io::stderr().write_all(report.notes.as_bytes());
     Ok(ExitCode::SUCCESS)
 }
@@ -125,7 +126,7 @@ fn keys(command: KeysCommand) -> Result<ExitCode, AnyError> {
 fn print_text(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // The reader has read enough: `latchkey token list … | head -1`.
+        // Not an error: the reader has read enough, as in `latchkey token list … | head -1`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }

@@ -1,5 +1,5 @@
-//! `latchkey health`: asks a running service whether it serves, for whoever can only run a program, such as a container
-//! engine.
+//! `latchkey health`: asks a running service whether it is serving. Container engines use it, since their health checks
+//! run a program.
 
 use std::{
     error::Error,
@@ -17,43 +17,43 @@ use tonic_health::pb::{
 use super::Report;
 use crate::config;
 
-/// Which service to ask.
+/// Options of `latchkey health`.
 #[derive(Args, Debug)]
 pub struct HealthCommand {
-    /// Address of the service's gRPC listener. Of one that listens on every address, loopback is asked.
+    /// Address of the service's gRPC listener. If it is 0.0.0.0 or [::], loopback is asked.
     #[arg(long, visible_alias = "addr", env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS",
         default_value = config::GRPC_ADDR)]
     grpc_addr: SocketAddr,
 
-    /// The service's TOML file.
+    /// TOML file of the service.
     #[arg(long, env = "LATCHKEY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// How long the answer may take in all: less than the image's HEALTHCHECK waits, so that it hears why.
+/// How long the check may take: less than the timeout of the image's HEALTHCHECK, so that the reason is still reported.
 const BOUND: Duration = Duration::from_secs(2);
 
 impl HealthCommand {
-    /// The file that may hold the address.
+    /// Returns the TOML file that may hold the address.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.config.clone()
     }
 
-    /// Asks, and tells in one line. Whatever is not known to serve is not good.
+    /// Reports the service's health in one line. Only a "serving" in time is a success.
     pub async fn run(self) -> Report {
-        let addr = within_reach(self.grpc_addr);
-        let (good, text) = match tokio::time::timeout(BOUND, ask(addr)).await {
+        let addr = reachable(self.grpc_addr);
+        let (success, text) = match tokio::time::timeout(BOUND, ask(addr)).await {
             Ok(Ok(ServingStatus::Serving)) => (true, format!("{addr} is serving\n")),
             Ok(Ok(status)) => (false, format!("{addr} is not serving: {}\n", status.as_str_name())),
             Ok(Err(error)) => (false, format!("{addr} gives no answer: {error}\n")),
             Err(_) => (false, format!("{addr} gives no answer within {BOUND:?}\n")),
         };
-        Report { text, good }
+        Report { text, success }
     }
 }
 
-/// Where a service that listens on `addr` is found on this machine.
-fn within_reach(mut addr: SocketAddr) -> SocketAddr {
+/// Returns the address at which a service that listens on `addr` is reached from this machine.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -62,11 +62,11 @@ fn within_reach(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// What the service says of itself as a whole.
+/// Returns the health status of the service as a whole.
 async fn ask(addr: SocketAddr) -> Result<ServingStatus, String> {
     let channel = connect(addr).await.map_err(|error| innermost(&error))?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
-    // Of a fault the code alone: the message may have more lines than one.
+    // The code alone: the message may span several lines.
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code().to_string())
 }
 
@@ -74,7 +74,7 @@ async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(format!("http://{addr}"))?.connect().await
 }
 
-/// What it comes from: the errors around it say only that there was one.
+/// Returns the root cause. The errors that wrap it only say that there was one.
 fn innermost(mut error: &dyn Error) -> String {
     while let Some(source) = error.source() {
         error = source;
@@ -87,14 +87,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_listens_on_every_address_is_asked_on_loopback() {
+    fn a_service_that_listens_on_every_address_is_asked_on_loopback() {
         for (listens, asked) in [
             ("0.0.0.0:50051", "127.0.0.1:50051"),
             ("[::]:50051", "[::1]:50051"),
             ("10.0.0.7:50051", "10.0.0.7:50051"),
             ("[fd00::7]:50051", "[fd00::7]:50051"),
         ] {
-            assert_eq!(within_reach(listens.parse().unwrap()), asked.parse().unwrap());
+            assert_eq!(reachable(listens.parse().unwrap()), asked.parse().unwrap());
         }
     }
 }

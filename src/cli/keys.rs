@@ -1,6 +1,7 @@
-//! `latchkey keys …`: makes a key ring, and rotates its keys a step at a time, so that no replica meets a tag whose key it lacks.
+//! `latchkey keys …`: creates a key ring and rotates its keys step by step.
 //!
-//! A service reads its ring when it starts. So between two steps every replica is restarted.
+//! A service reads its key ring at start only. So restart every replica between two steps; then no replica ever meets a
+//! tag whose key it lacks.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +13,22 @@ use crate::{
     credentials::{KeyId, KeyRingFile, RotationError},
 };
 
-/// What to do, and with which ring.
+/// Options of `latchkey keys`.
 #[derive(Args, Debug)]
 pub struct KeysCommand {
-    /// The ring's file. Default: keyring.toml in the data folder.
+    /// Key ring file. Default: keyring.toml in the data folder.
     #[arg(long, global = true, env = "LATCHKEY_KEY_RING", value_name = "FILE")]
     key_ring: Option<PathBuf>,
 
-    /// The service's data folder.
+    /// Data folder of the service.
     #[arg(long, global = true, env = "LATCHKEY_DATA_DIR", value_name = "FOLDER", default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
-    /// The service's TOML file.
+    /// TOML file of the service.
     #[arg(long, global = true, env = "LATCHKEY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Print a JSON object instead of the ids of keys.
+    /// Print a JSON object instead of key ids.
     #[arg(long, global = true)]
     json: bool,
 
@@ -37,36 +38,36 @@ pub struct KeysCommand {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Make a ring with a fresh key, where there is none.
+    /// Create a key ring with a new key. Fails if the file exists.
     Create,
     /// List the ids of the keys.
     List,
-    /// Begin a rotation: add a fresh key, which is not primary yet.
+    /// Start a rotation: add a new key that is not primary yet.
     Rotate,
-    /// Make a key primary, once every replica has it: new tags are made under it.
+    /// Make a key primary, so that new tags use it. Do this once every replica has the key.
     Promote {
-        /// The key's id, as `rotate` and `list` show it.
+        /// Id of the key, as `rotate` and `list` print it.
         #[arg(value_name = "KEY_ID", value_parser = key_id)]
         id: KeyId,
     },
-    /// Drop a key that is not primary. A token that is still tagged under it is proven by argon2, once.
+    /// Remove a key that is not primary. A token whose tag still uses it is verified by argon2 once.
     Retire {
-        /// The key's id, as `list` shows it.
+        /// Id of the key, as `list` prints it.
         #[arg(value_name = "KEY_ID", value_parser = key_id)]
         id: KeyId,
     },
 }
 
-/// The output of a command.
+/// Output of a command.
 #[derive(Debug)]
 pub struct KeysReport {
-    /// For standard output: ids of keys, one a line; or JSON.
+    /// For standard output: one key id per line, or JSON.
     pub text: String,
-    /// For standard error: what was done and what comes next, in words. Empty with `--json`.
+    /// For standard error: what was done and what to do next. Empty with `--json`.
     pub notes: String,
 }
 
-/// Why a ring was not changed.
+/// Why a key ring was not read or changed.
 #[derive(Debug, thiserror::Error)]
 #[error("--key-ring (LATCHKEY_KEY_RING): {} {error}", .file.display())]
 pub struct KeysError {
@@ -75,22 +76,23 @@ pub struct KeysError {
 }
 
 impl KeysCommand {
-    /// The file that may hold the settings.
+    /// Returns the TOML file that may hold the settings.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.config.clone()
     }
 
-    /// Reads or changes the ring.
+    /// Reads or changes the key ring.
     ///
     /// # Errors
     ///
-    /// The ring cannot be read or changed; then it is as it was.
+    /// The key ring cannot be read or changed. The file is then unchanged.
     pub fn run(self) -> Result<KeysReport, KeysError> {
         let is_default = self.key_ring.is_none() && self.data_dir == Path::new(config::DATA_DIR);
         let file = self.key_ring.unwrap_or_else(|| self.data_dir.join(config::KEY_RING));
-        // The next command is there to be pasted, so it has to name the same ring.
-        let which = if is_default { String::new() } else { format!(" --key-ring {}", for_a_shell(&file)) };
-        let done = self.action.run(&file, &which).map_err(|error| KeysError { file: file.clone(), error })?;
+        // The notes contain the next command, ready to paste, so it must name the same key ring.
+        let option = if is_default { String::new() } else { format!(" --key-ring {}", shell_quoted(&file)) };
+        let done =
+            self.action.run(&file, &option).map_err(|error| KeysError { file: file.clone(), error })?;
         Ok(if self.json {
             KeysReport { text: done.json(&file), notes: String::new() }
         } else {
@@ -102,7 +104,7 @@ impl KeysCommand {
 /// What a command did.
 struct Done {
     ring: KeyRingFile,
-    /// The key that was made, promoted or removed.
+    /// The key that was added, promoted or removed.
     key: Option<KeyId>,
     notes: String,
 }
@@ -128,8 +130,8 @@ impl Done {
 }
 
 impl Action {
-    /// Applies the action to the ring at `path`, which `which` names in the commands that are shown.
-    fn run(self, path: &Path, which: &str) -> Result<Done, RotationError> {
+    /// Applies the action to the key ring at `path`. `option` selects the same key ring in the printed commands.
+    fn run(self, path: &Path, option: &str) -> Result<Done, RotationError> {
         let mut ring = match self {
             Self::Create => KeyRingFile::create(path)?,
             _ => KeyRingFile::open(path)?,
@@ -140,7 +142,7 @@ impl Action {
             Self::List => (None, format!("the primary key is {}\n", before.as_str())),
             Self::Rotate => {
                 let key = ring.add()?;
-                let notes = rotated(&key, &before, path, which);
+                let notes = rotated(&key, &before, path, option);
                 (Some(key), notes)
             }
             Self::Promote { id } if id == before => {
@@ -149,7 +151,7 @@ impl Action {
             }
             Self::Promote { id } => {
                 ring.promote(&id)?;
-                let notes = promoted(&id, &before, path, which);
+                let notes = promoted(&id, &before, path, option);
                 (Some(id), notes)
             }
             Self::Retire { id } => {
@@ -163,24 +165,24 @@ impl Action {
 }
 
 fn created(ring: &Path) -> String {
-    format!("{} was created with one key\nnext: give the file to every replica\n", ring.display())
+    format!("{} was created with one key\nnext: copy the file to every replica\n", ring.display())
 }
 
-fn rotated(key: &KeyId, primary: &KeyId, ring: &Path, which: &str) -> String {
+fn rotated(key: &KeyId, primary: &KeyId, ring: &Path, option: &str) -> String {
     let (key, primary) = (key.as_str(), primary.as_str());
     format!(
         "key {key} was added to {}; the primary key is still {primary}\n\
-         next: give the file to every replica, restart each, then: latchkey keys promote {key}{which}\n",
+         next: copy the file to every replica, restart each, then: latchkey keys promote {key}{option}\n",
         ring.display()
     )
 }
 
-fn promoted(key: &KeyId, before: &KeyId, ring: &Path, which: &str) -> String {
+fn promoted(key: &KeyId, before: &KeyId, ring: &Path, option: &str) -> String {
     let (key, before) = (key.as_str(), before.as_str());
     format!(
         "key {key} is primary in {}; each token moves to it when it is next looked up\n\
-         next: give the file to every replica and restart each; then {before} may be removed, \
-         now or later: latchkey keys retire {before}{which}\n",
+         next: copy the file to every replica and restart each; then {before} may be removed, \
+         now or later: latchkey keys retire {before}{option}\n",
         ring.display()
     )
 }
@@ -188,14 +190,14 @@ fn promoted(key: &KeyId, before: &KeyId, ring: &Path, which: &str) -> String {
 fn retired(key: &KeyId, ring: &Path) -> String {
     format!(
         "key {} was removed from {}; a token that is still tagged under it is verified by argon2 once\n\
-         next: give the file to every replica and restart each\n",
+         next: copy the file to every replica and restart each\n",
         key.as_str(),
         ring.display()
     )
 }
 
-/// A file's name as a shell takes it.
-fn for_a_shell(file: &Path) -> String {
+/// Returns the file's name, quoted for a shell if need be.
+fn shell_quoted(file: &Path) -> String {
     let name = file.display().to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
     if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::AnyError;
 use crate::{config::DatabaseConfig, server::StartError, store::Store, telemetry::Telemetry};
 
-/// Which database.
+/// Options of `latchkey migrate`.
 #[derive(Args, Debug)]
 pub(super) struct MigrateCommand {
     #[command(flatten)]

@@ -12,5 +12,5 @@ mod token;
 pub use self::command_line::main;
 use self::report::Report;
 
-/// Any reason why a command could not be done, for a person to read.
+/// Any error of a command, to be printed for a person.
 type AnyError = Box<dyn std::error::Error>;

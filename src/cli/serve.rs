@@ -11,7 +11,7 @@ use std::{
 use super::{AnyError, signals::StopSignals};
 use crate::{clock::Clock, config::Config, server::Server, telemetry::Telemetry};
 
-/// Serves until a signal. A second one ends the process at once, whatever it is doing.
+/// Serves until a signal. A second signal ends the process at once.
 pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
     let telemetry = Telemetry::init(&config.database.log, config.database.log_format, true)?;
     let mut signals = StopSignals::listen()?;
@@ -47,14 +47,14 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says where it listens and how to try it.
+/// Prints the listeners' addresses and a command to try.
 fn greet(grpc: SocketAddr, http: SocketAddr) {
     tracing::info!(%grpc, %http, "listening");
     let text = format!(
         "latchkey listens for gRPC on {grpc} and for HTTP on {http}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
          {grpc} latchkey.v1.TokenService/CreateToken\n",
     );
-    // On a thread of its own, since nobody may be there to read it.
+    // On a separate thread, because the write blocks while nobody reads standard output.
     thread::spawn(move || {
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -6,8 +6,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens for the signals that end the service: SIGTERM and SIGINT (Ctrl-C).
 ///
-/// SIGHUP is ignored with a line in the log: the service has no settings to read again, and a closed terminal is no
-/// reason to drop calls.
+/// SIGHUP is logged and otherwise ignored: settings are read at start only, and a closed terminal is no reason to drop
+/// calls.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -42,7 +42,7 @@ impl StopSignals {
     pub async fn next(&mut self) -> StopSignal {
         loop {
             tokio::select! {
-                // So that a SIGHUP right before a SIGTERM is logged too.
+                // Biased, so that a SIGHUP right before a SIGTERM is logged too.
                 biased;
                 _ = self.hangup.recv() => tracing::info!("SIGHUP ignored: settings are read at start only"),
                 _ = self.terminate.recv() => return StopSignal::Terminate,
@@ -53,7 +53,7 @@ impl StopSignals {
 }
 
 impl StopSignal {
-    /// The exit status of a process that the signal ended, as shells report it: 128 and the number of the signal.
+    /// Returns the exit status that shells report for a process that the signal ended: 128 plus the signal's number.
     pub fn exit_status(self) -> u8 {
         128 + match self {
             Self::Interrupt => 2,

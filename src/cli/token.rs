@@ -6,10 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -17,17 +16,19 @@ use tonic::{
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
-use super::Report;
-use crate::clock::Clock;
-use crate::proto::latchkey::{
-    CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, Token, ValidateTokenRequest, invalid::Reason,
-    token_service_client::TokenServiceClient, validate_token_response::Outcome,
+use super::report::{Report, pretty, table, to_json};
+use crate::{
+    clock::Clock,
+    proto::latchkey::{
+        CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, ValidateTokenRequest, invalid::Reason,
+        token_service_client::TokenServiceClient, validate_token_response::Outcome,
+    },
 };
 
-/// What to do, and with which service.
+/// Options of `latchkey token`.
 #[derive(Args, Debug)]
 pub struct TokenCommand {
-    /// The service to talk to.
+    /// URL of the service.
     #[arg(
         long,
         global = true,
@@ -37,7 +38,7 @@ pub struct TokenCommand {
     )]
     server: String,
 
-    /// Print JSON, as protobuf maps to it, instead of a table.
+    /// Print JSON in protobuf's JSON mapping instead of a table.
     #[arg(long, global = true)]
     json: bool,
 
@@ -47,77 +48,63 @@ pub struct TokenCommand {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Issue a token and print its secret, this once.
+    /// Create a token and print it. It is not shown again.
     Create {
-        /// The user that the token acts as.
+        /// User that the token acts as.
         #[arg(long, value_name = "USER_ID")]
         user: String,
-        /// The token's name: 3 to 64 characters.
+        /// Name of the token: 3 to 64 characters.
         #[arg(long)]
         name: String,
-        /// What the token may be used for; may be given more than once.
+        /// What the token may be used for. Can be repeated.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
-        /// When the token shall expire, from now: 90d, 12h, 1y. Default: never.
+        /// Time from now until the token expires: 90d, 12h, 1y. Default: never.
         #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
         expires: Option<Duration>,
-        /// Print the secret alone, for a script that keeps it.
+        /// Print only the bearer token, for scripts.
         #[arg(long, conflicts_with = "json")]
         secret_only: bool,
     },
     /// List a user's tokens, newest first.
     List {
-        /// The user whose tokens to list.
+        /// User whose tokens to list.
         #[arg(long, value_name = "USER_ID")]
         user: String,
     },
-    /// Delete a token: it stops working for good.
+    /// Delete a token permanently.
     Delete {
-        /// The user whose token it is.
+        /// User that the token belongs to.
         #[arg(long, value_name = "USER_ID")]
         user: String,
-        /// The token's id, as `list` shows it.
+        /// Id of the token, as `list` prints it.
         #[arg(long, value_name = "TOKEN_ID")]
         id: String,
     },
-    /// Read a secret from standard input and tell whether it is good; exit status 1 if it is not.
+    /// Validate a bearer token from standard input: exit status 0 if it is valid, 1 if it is not.
     Validate {
-        /// A scope that the token must have; may be given more than once.
+        /// Scope that the token must have. Can be repeated.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
     },
 }
 
-/// Why a command could not be done.
+/// Why a command failed.
+#[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The service's URL is wrong.
-    #[error("--server (LATCHKEY_SERVER) is {url:?}, which is no URL such as http://127.0.0.1:50051: {error}")]
-    Url {
-        /// The URL.
-        url: String,
-        /// Its fault.
-        error: String,
-    },
-    /// The service cannot be reached.
+    #[error("--server (LATCHKEY_SERVER): {url:?} is not a URL such as http://127.0.0.1:50051: {error}")]
+    Url { url: String, error: String },
     #[error("cannot reach the service at {url}: {error}; is it running? `latchkey serve` starts one")]
-    Connect {
-        /// The URL.
-        url: String,
-        /// Why.
-        error: String,
-    },
-    /// The service refused.
+    Connect { url: String, error: String },
     #[error("{}", describe(.0))]
     Refused(Box<Status>),
-    /// Standard input cannot be read.
-    #[error("no secret could be read from standard input: {0}")]
+    #[error("cannot read a bearer token from standard input: {0}")]
     Input(io::Error),
-    /// The expiry is too far away.
-    #[error("--expires is too long: the year must not be after 9999")]
+    #[error("--expires: is too long; a token may expire in the year 9999 at the latest")]
     Expires,
-    /// The service answered what it must not.
-    #[error("the service gave no answer that can be understood; is it of another version?")]
+    /// The response violates the contract of the service.
+    #[error("the service returned an unexpected response; does it have another version?")]
     Answer,
 }
 
@@ -129,11 +116,11 @@ impl From<Status> for ClientError {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// As many as the service gives at once.
+/// The largest page that the service returns.
 const PAGE_SIZE: i32 = 200;
 
 impl TokenCommand {
-    /// Does it.
+    /// Runs the command and returns its output.
     ///
     /// # Errors
     ///
@@ -163,7 +150,7 @@ async fn connect(url: String) -> Result<Client, ClientError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT);
     let channel = endpoint.connect().await.map_err(|error| {
-        // The outermost error says only that there was one.
+        // The outermost error only says that there was one.
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         ClientError::Connect { url, error: cause }
     })?;
@@ -177,15 +164,15 @@ async fn create(
     request: CreateTokenRequest,
 ) -> Result<Report, ClientError> {
     let answer = client.create_token(request).await?.into_inner();
-    let (token, secret) = (answer.token.ok_or(ClientError::Answer)?, Zeroizing::new(answer.secret));
+    let (token, bearer) = (answer.token.ok_or(ClientError::Answer)?, Zeroizing::new(answer.secret));
     let text = if json {
-        pretty(json!({ "token": to_json(&token), "secret": secret.as_str() }))
+        pretty(json!({ "token": to_json(&token), "secret": bearer.as_str() }))
     } else if secret_only {
-        format!("{}\n", secret.as_str())
+        format!("{}\n", bearer.as_str())
     } else {
-        format!("{}\nThe secret, shown this once:\n\n{}\n", table(&[token]), secret.as_str())
+        format!("{}\nThe bearer token, which is not shown again:\n\n{}\n", table(&[token]), bearer.as_str())
     };
-    Ok(Report { text, good: true })
+    Ok(Report { text, success: true })
 }
 
 async fn list(mut client: Client, json: bool, user_id: String) -> Result<Report, ClientError> {
@@ -204,7 +191,7 @@ async fn list(mut client: Client, json: bool, user_id: String) -> Result<Report,
     } else {
         table(&tokens)
     };
-    Ok(Report { text, good: true })
+    Ok(Report { text, success: true })
 }
 
 async fn delete(
@@ -215,18 +202,18 @@ async fn delete(
 ) -> Result<Report, ClientError> {
     client.delete_token(DeleteTokenRequest { user_id, token_id: token_id.clone() }).await?;
     let text = if json { pretty(json!({})) } else { format!("token {token_id} is deleted\n") };
-    Ok(Report { text, good: true })
+    Ok(Report { text, success: true })
 }
 
 async fn validate(mut client: Client, json: bool, scopes: Vec<String>) -> Result<Report, ClientError> {
-    let secret = read_secret(io::stdin()).map_err(ClientError::Input)?;
-    let request = ValidateTokenRequest { secret: secret.to_vec(), required_scopes: scopes };
+    let bearer = read_bearer(io::stdin()).map_err(ClientError::Input)?;
+    let request = ValidateTokenRequest { secret: bearer.to_vec(), required_scopes: scopes };
     let answer = client.validate_token(request).await?.into_inner();
     Ok(match answer.outcome.ok_or(ClientError::Answer)? {
         Outcome::Valid(token) if json => {
-            Report { text: pretty(json!({ "valid": to_json(&token) })), good: true }
+            Report { text: pretty(json!({ "valid": to_json(&token) })), success: true }
         }
-        Outcome::Valid(token) => Report { text: format!("valid\n\n{}", table(&[token])), good: true },
+        Outcome::Valid(token) => Report { text: format!("valid\n\n{}", table(&[token])), success: true },
         Outcome::Invalid(invalid) => {
             let reason = invalid.reason().as_str_name();
             let text = if json {
@@ -234,16 +221,16 @@ async fn validate(mut client: Client, json: bool, scopes: Vec<String>) -> Result
             } else {
                 format!("invalid: {}\n", explain(invalid.reason()))
             };
-            Report { text, good: false }
+            Report { text, success: false }
         }
     })
 }
 
-/// How much of standard input is read. A secret is far shorter; anything longer is not one.
+/// How much of standard input is read, in bytes. Bearer tokens are far shorter.
 const MAX_INPUT: u64 = 4 * 1024;
 
-/// Reads a secret, without the white space around it. Bytes that are not UTF-8 are for the service to judge.
-fn read_secret(input: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Reads a bearer token, without surrounding white space. The service judges bytes that are not UTF-8.
+fn read_bearer(input: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_INPUT as usize));
     input.take(MAX_INPUT).read_to_end(&mut bytes)?;
     Ok(Zeroizing::new(bytes.trim_ascii().to_vec()))
@@ -255,13 +242,13 @@ fn expiry(now: SystemTime, span: Duration) -> Result<Timestamp, ClientError> {
     if at.seconds > LAST_SECOND { Err(ClientError::Expires) } else { Ok(at) }
 }
 
-/// 9999-12-31T23:59:59Z, as far as protobuf's timestamps go.
+/// 9999-12-31T23:59:59Z, the end of the range of protobuf's timestamps.
 const LAST_SECOND: i64 = 253_402_300_799;
 
 fn explain(reason: Reason) -> &'static str {
     match reason {
-        Reason::Unspecified => "for a reason that this version does not know",
-        Reason::Malformed => "it has not the form of a token; was it copied whole?",
+        Reason::Unspecified => "the reason is not known to this version",
+        Reason::Malformed => "it does not have the form of a token; was it copied completely?",
         Reason::Unknown => "there is no such token",
         Reason::Revoked => "the token was deleted",
         Reason::Expired => "the token has expired",
@@ -270,77 +257,16 @@ fn explain(reason: Reason) -> &'static str {
     }
 }
 
-/// The status in words, with what its details add.
+/// Returns the status as text, with its invalid fields.
 fn describe(status: &Status) -> String {
     let details = status.get_error_details();
     let mut text = match status.code() {
-        Code::InvalidArgument if details.bad_request().is_some() => "the request is wrong:".to_owned(),
+        Code::InvalidArgument if details.bad_request().is_some() => "the request is invalid:".to_owned(),
         _ => status.message().to_owned(),
     };
     for error in details.bad_request().iter().flat_map(|request| &request.field_violations) {
-        // Writing to a text does not fail.
+        // Writing to a String does not fail.
         let _ = write!(text, "\n  {}: {}", error.field, error.description);
     }
     if text.is_empty() { status.code().description().to_owned() } else { text }
-}
-
-fn to_json(token: &Token) -> Value {
-    let mut fields = json!({
-        "id": token.id,
-        "userId": token.user_id,
-        "name": token.name,
-        "hint": token.hint,
-        "scopes": token.scopes,
-    });
-    let times = [
-        ("createTime", token.create_time),
-        ("expireTime", token.expire_time),
-        ("lastUsedTime", token.last_used_time),
-    ];
-    for (field, at) in times {
-        if let Some(at) = at.and_then(time) {
-            fields[field] = at.to_rfc3339_opts(SecondsFormat::AutoSi, true).into();
-        }
-    }
-    fields
-}
-
-fn pretty(value: Value) -> String {
-    format!("{value:#}\n")
-}
-
-/// A table whose last column is the name: the only one whose letters may be of any width.
-fn table(tokens: &[Token]) -> String {
-    let day = |at: Option<Timestamp>| {
-        at.and_then(time).map_or_else(|| "never".to_owned(), |at| at.format("%F %T UTC").to_string())
-    };
-    let header = ["ID", "HINT", "CREATED", "EXPIRES", "LAST USED", "SCOPES", "NAME"].map(str::to_owned);
-    let rows = tokens.iter().map(|token| {
-        [
-            token.id.clone(),
-            token.hint.clone(),
-            day(token.create_time),
-            day(token.expire_time),
-            day(token.last_used_time),
-            if token.scopes.is_empty() { "-".to_owned() } else { token.scopes.join(",") },
-            token.name.clone(),
-        ]
-    });
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in &rows {
-        for (cell, width) in row.iter().zip(widths) {
-            // Writing to a text does not fail.
-            let _ = write!(text, "{cell:width$}  ");
-        }
-        text.push_str(&row[6]);
-        text.push('\n');
-    }
-    text
-}
-
-fn time(at: Timestamp) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
 }

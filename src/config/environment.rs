@@ -1,4 +1,4 @@
-//! Refuses variables that look like settings and are none: a mistyped name would otherwise change nothing, silently.
+//! Refuses `LATCHKEY_…` variables that are not settings. Without this check a mistyped name would be ignored silently.
 
 use std::{env, ffi::OsStr};
 
@@ -7,8 +7,8 @@ use clap::Command;
 use super::ConfigError;
 
 const PREFIX: &str = "LATCHKEY_";
-/// Read by the build, and so possibly left in the environment of what was built.
-const OF_THE_BUILD: &str = "LATCHKEY_REVISION";
+/// Read by the build, so it may still be set when the program runs.
+const BUILD_VARIABLE: &str = "LATCHKEY_REVISION";
 
 /// Checks that every `LATCHKEY_…` variable is one that `command` or one of its subcommands reads.
 ///
@@ -21,7 +21,7 @@ pub fn check_environment(command: &Command) -> Result<(), ConfigError> {
         .filter(|(name, value)| is_unknown(name, value, &known))
         .map(|(name, _)| name.to_string_lossy().into_owned())
         .collect();
-    // The environment has no order; the same one gives the same error.
+    // The environment is unordered. Sorted, so that the same environment causes the same error.
     unknown.sort_unstable();
     match unknown.into_iter().next() {
         Some(name) => Err(ConfigError::Variable { hint: hint(&name, &known), name }),
@@ -29,7 +29,7 @@ pub fn check_environment(command: &Command) -> Result<(), ConfigError> {
     }
 }
 
-/// The flags and variables of a command and its subcommands.
+/// Returns the flags and variables of a command and its subcommands.
 pub(super) fn variables(command: &Command) -> Box<dyn Iterator<Item = (String, String)> + '_> {
     let own = command.get_arguments().filter_map(|argument| {
         let variable = argument.get_env()?.to_str()?.to_owned();
@@ -41,44 +41,44 @@ pub(super) fn variables(command: &Command) -> Box<dyn Iterator<Item = (String, S
 fn is_unknown(name: &OsStr, value: &OsStr, known: &[String]) -> bool {
     let name = name.to_string_lossy();
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
-    name != OF_THE_BUILD
+    name != BUILD_VARIABLE
         && !known.iter().any(|variable| *variable == name)
         && !is_service_link(rest, &value.to_string_lossy())
 }
 
-/// Whether Kubernetes made the variable, for a Service called `latchkey` or `latchkey-…` in the pod's namespace. See
-/// `enableServiceLinks` in the API of pods; the names are those of Docker's container links.
+/// Returns whether Kubernetes set the variable for a Service called `latchkey` or `latchkey-…` in the pod's namespace.
+/// See `enableServiceLinks` in the pod API; the names are those of Docker's container links.
 fn is_service_link(name: &str, value: &str) -> bool {
     let is_number = |word: &str| word.parse::<u16>().is_ok();
-    // Each may follow the rest of a Service's name: POSTGRES_SERVICE_HOST.
+    // The rest of the Service's name may come first: POSTGRES_SERVICE_HOST.
     match name.split('_').collect::<Vec<_>>().as_slice() {
         [.., "SERVICE", "HOST" | "PORT"] => true,
         [.., "PORT", number, "TCP" | "UDP" | "SCTP"] => is_number(number),
         [.., "PORT", number, "TCP" | "UDP" | "SCTP", "PROTO" | "PORT" | "ADDR"] => is_number(number),
-        // The value tells it from a mistyped setting: LATCHKEY_GRPC_PORT=50051.
+        // Its value distinguishes it from a mistyped setting such as LATCHKEY_GRPC_PORT=50051.
         [.., "PORT"] => ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme)),
-        // With the name of the port at the end.
+        // The name of the port may follow.
         words => words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
     }
 }
 
 fn hint(name: &str, known: &[String]) -> String {
-    // Without what all of them share, which would make any two alike.
+    // Compared without the common prefix, which would make any two names similar.
     let rest = |name: &'_ str| name.strip_prefix(PREFIX).map(str::to_owned).unwrap_or_default();
     let known: Vec<String> = known.iter().map(|name| rest(name)).collect();
     nearest(&rest(name), known.iter().map(String::as_str))
         .map_or_else(String::new, |name| format!("; did you mean {PREFIX}{name}?"))
 }
 
-/// The name that is most like `name`, if one is so like it that it may have been meant.
+/// Returns the known name that is most similar to `name`, if it is similar enough to be meant.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = known.map(|other| (strsim::jaro_winkler(name, other), other));
-    let (most, other) = likeness.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
-    (most > LIKE).then_some(other)
+    let similarities = known.map(|other| (strsim::jaro_winkler(name, other), other));
+    let (similarity, other) = similarities.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    (similarity > MIN_SIMILARITY).then_some(other)
 }
 
-/// From 0, nothing in common, to 1, the same.
-const LIKE: f64 = 0.8;
+/// Between 0 (nothing in common) and 1 (equal).
+const MIN_SIMILARITY: f64 = 0.8;
 
 #[cfg(test)]
 mod tests {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_what_others_set_are_let_through() {
+    fn settings_and_variables_of_other_programs_are_accepted() {
         for name in ["LATCHKEY_GRPC_ADDR", "LATCHKEY_REVISION", "PATH", "latchkey_grpc", "LATCHKEY"] {
             assert!(!unknown(name, "x"), "{name}");
         }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn service_links_of_kubernetes_are_let_through() {
+    fn service_links_of_kubernetes_are_accepted() {
         for (name, value) in [
             ("LATCHKEY_SERVICE_HOST", "10.0.0.7"),
             ("LATCHKEY_SERVICE_PORT", "50051"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_may_have_been_meant_is_proposed() {
+    fn a_similar_name_is_suggested() {
         let known = ["GRPC_ADDR", "LOG", "LOG_FORMAT", "DATABASE_URL"];
         for (name, meant) in [
             ("GRPC_ADR", Some("GRPC_ADDR")),

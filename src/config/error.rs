@@ -1,78 +1,36 @@
-//! Why settings cannot be used.
+//! Errors of settings.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Why the settings cannot be used.
+#[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A flag, variable or command is wrong; or help was asked for. Says what is allowed.
+    /// A flag, a variable or a command is invalid, or help was requested.
     #[error("{0}")]
     Arguments(#[from] clap::Error),
-    /// A value of the file is wrong.
     #[error("{file}: {error}")]
-    FileValue {
-        /// The file.
-        file: PathBuf,
-        /// The fault, as of a flag.
-        error: clap::Error,
-    },
-    /// The file cannot be read.
-    #[error("config (LATCHKEY_CONFIG) names {file}, which cannot be read: {error}")]
-    FileRead {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The file is not TOML.
-    #[error("{file}: is not TOML: error near line {line}")]
-    FileForm {
-        /// The file.
-        file: PathBuf,
-        /// The line of the fault, from 1.
-        line: usize,
-    },
-    /// The file has a key that is no setting.
+    FileValue { file: PathBuf, error: clap::Error },
+    #[error("--config (LATCHKEY_CONFIG): cannot read {file}: {error}")]
+    FileRead { file: PathBuf, error: std::io::Error },
+    /// The file is not valid TOML. `line` is counted from 1.
+    #[error("{file}: line {line} is not valid TOML")]
+    FileForm { file: PathBuf, line: usize },
+    /// The file has a key that is no setting. `hint` suggests a similar name, if there is one.
     #[error("{file}: {key:?} is no setting{hint}; the settings are {known}")]
-    FileKey {
-        /// The file.
-        file: PathBuf,
-        /// The key.
-        key: String,
-        /// A setting with a similar name, if there is one.
-        hint: String,
-        /// The names of all settings.
-        known: String,
-    },
-    /// The environment has a variable that no command reads.
+    FileKey { file: PathBuf, key: String, hint: String, known: String },
+    /// The environment has a variable that no command reads. `hint` suggests a similar name, if there is one.
     #[error("{name}: is no setting{hint}; `latchkey --help` lists the settings")]
-    Variable {
-        /// The variable.
-        name: String,
-        /// A variable with a similar name, if there is one.
-        hint: String,
-    },
-    /// A value of the file is a table, a list or a date.
-    #[error("{file}: {key:?} must be a text, a number or true or false")]
-    FileType {
-        /// The file.
-        file: PathBuf,
-        /// The key.
-        key: String,
-    },
-    /// The database's URL is wrong; it may hold a password and is not shown.
+    Variable { name: String, hint: String },
+    #[error("{file}: {key:?} must be a string, a number, true or false")]
+    FileType { file: PathBuf, key: String },
+    /// The URL may contain a password, so it is not shown.
     #[error("--database-url (LATCHKEY_DATABASE_URL) {0}")]
     DatabaseUrl(#[from] crate::store::DatabaseUrlError),
-    /// The address can be reached from elsewhere, and nothing protects it.
+    /// The address can be reached from other machines, and nothing protects it.
     #[error(
-        "{setting} is {addr}, which is not loopback, and callers are not authenticated; \
-         listen on 127.0.0.1 or [::1], or set --insecure (LATCHKEY_INSECURE=1) where something else keeps \
-         strangers out"
+        "{setting}: {addr} is not loopback, and callers are not authenticated; listen on 127.0.0.1 or [::1], or \
+         set --insecure (LATCHKEY_INSECURE=1) where something else controls access"
     )]
-    Exposed {
-        /// The setting.
-        setting: &'static str,
-        /// The address.
-        addr: SocketAddr,
-    },
+    Exposed { setting: &'static str, addr: SocketAddr },
 }

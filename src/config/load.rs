@@ -1,4 +1,4 @@
-//! Reads the settings: command line and environment by clap, then the TOML file.
+//! Reads the settings: the command line and the environment with clap, then the TOML file.
 
 use std::{
     env,
@@ -15,7 +15,8 @@ use clap::{
 
 use super::{Config, ConfigError, environment};
 
-/// Parses a command line whose settings may stand in the file that `file` finds in it.
+/// Parses a command line. Settings may also come from a TOML file; `file` returns its name from the parsed command
+/// line.
 ///
 /// # Errors
 ///
@@ -30,7 +31,7 @@ pub fn parse<C: Parser, T: Into<OsString> + Clone>(
     let Some(file) = file(&parsed) else {
         return Ok(parsed);
     };
-    // The arguments alone are good: what is wrong from here on is the file.
+    // The arguments alone are valid, so any error from here on comes from the file.
     let command = with_defaults(C::command(), &read_file(&file)?);
     command
         .try_get_matches_from(arguments)
@@ -38,12 +39,12 @@ pub fn parse<C: Parser, T: Into<OsString> + Clone>(
         .map_err(|error| ConfigError::FileValue { file, error })
 }
 
-/// The keys and values of the file, each key a setting's.
+/// Returns the keys and values of the file. Every key is the name of a setting.
 fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let text =
         fs::read_to_string(file).map_err(|error| ConfigError::FileRead { file: file.to_owned(), error })?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        // Of the fault only the place: its message may quote a password.
+        // Only the line: the message may quote a password.
         let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
         ConfigError::FileForm { file: file.to_owned(), line }
@@ -67,7 +68,7 @@ fn read_file(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     table.into_iter().map(setting).collect()
 }
 
-/// The command and its subcommands with other defaults.
+/// Replaces the defaults of a command and its subcommands.
 fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command {
     for (key, value) in defaults {
         if command.get_arguments().any(|setting| setting.get_id() == key.as_str()) {
@@ -77,7 +78,7 @@ fn with_defaults(mut command: Command, defaults: &[(String, String)]) -> Command
     command.mut_subcommands(|inner| with_defaults(inner, defaults))
 }
 
-/// Adds the variable that an invalid value comes from, since clap names only the flag.
+/// Adds the name of the variable that an invalid value comes from, since clap names only the flag.
 fn name_variable(mut error: clap::Error, command: &Command) -> clap::Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),

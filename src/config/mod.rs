@@ -1,4 +1,4 @@
-//! Every setting: its name, its default and what is allowed.
+//! The settings: their names, defaults and allowed values.
 
 mod database;
 mod environment;

@@ -1,8 +1,8 @@
 //! Settings of `latchkey serve`.
 //!
-//! A setting comes from its flag, else from its `LATCHKEY_*` environment variable, else from the TOML file, else from
-//! its default. The file's keys are the flags' names with underscores; its values take the place of the defaults, so
-//! one declaration serves all four.
+//! A setting's value comes from its flag, else from its `LATCHKEY_*` environment variable, else from the TOML file,
+//! else from its default. The file's keys are the names of the flags with underscores. Its values replace the defaults,
+//! so each setting is declared once.
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{credentials::HashLimits, token::Prefix, validation::ValidationLimits};
 
-/// Where gRPC is listened for when nothing is set.
+/// Default address of the gRPC listener.
 pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
-/// The key ring in the data folder.
+/// Name of the default key ring file in the data folder.
 pub(crate) const KEY_RING: &str = "keyring.toml";
 
 /// Settings of `latchkey serve`.
@@ -27,11 +27,11 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = GRPC_ADDR)]
     pub grpc_addr: SocketAddr,
 
-    /// Address of the HTTP listener, which takes events and shows metrics and health.
+    /// Address of the HTTP listener for account events, metrics and health.
     #[arg(long, env = "LATCHKEY_HTTP_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub http_addr: SocketAddr,
 
-    /// Listen on an address that is not loopback although callers are not authenticated and nothing is encrypted.
+    /// Allow addresses that are not loopback, although callers are not authenticated and nothing is encrypted.
     #[arg(long, env = "LATCHKEY_INSECURE", value_parser = switch)]
     pub insecure: bool,
 
@@ -43,93 +43,93 @@ pub struct Config {
     #[allow(missing_docs)]
     pub nats: NatsConfig,
 
-    /// What each token begins with: 2 to 16 lower-case letters and digits, a letter first. Tokens with another prefix
-    /// are not recognised: never change it while tokens are in use.
+    /// Prefix of every token: 2 to 16 lower-case letters and digits, starting with a letter. Tokens with another prefix
+    /// are malformed, so do not change it while tokens are in use.
     #[arg(long, env = "LATCHKEY_TOKEN_PREFIX", value_name = "PREFIX", default_value = "pat")]
     pub token_prefix: Prefix,
 
-    /// How many live tokens a user may have: 1 to 100000.
+    /// Maximum number of live tokens per user: 1 to 100000.
     #[arg(long, env = "LATCHKEY_MAX_TOKENS_PER_USER", value_name = "COUNT", default_value_t = 50,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_tokens_per_user: u32,
 
-    /// File with the keys of the tags that spare argon2 at validation. Default: with SQLite, keyring.toml in the data
-    /// folder, made at the first start; else none, and argon2 runs for each token that is not in memory.
+    /// Key ring file. With its keys, tokens are verified without argon2. Default: with SQLite, keyring.toml in the data
+    /// folder, created at the first start; otherwise none, and argon2 verifies every token that is not in memory.
     #[arg(long, env = "LATCHKEY_KEY_RING", value_name = "FILE")]
     pub key_ring: Option<PathBuf>,
 
-    /// Memory of one argon2id run in KiB: 8 to 1048576. The defaults of the three costs are those of the OWASP
-    /// Password Storage Cheat Sheet.
+    /// Memory of one argon2id run, in KiB: 8 to 1048576. The default costs are those of the OWASP Password Storage
+    /// Cheat Sheet.
     #[arg(long, env = "LATCHKEY_ARGON2_MEMORY_KIB", value_name = "KIB", default_value_t = 19_456,
         value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub argon2_memory_kib: u32,
 
-    /// Passes of one argon2id run: 1 to 100.
+    /// Iterations of one argon2id run: 1 to 100.
     #[arg(long, env = "LATCHKEY_ARGON2_ITERATIONS", value_name = "COUNT", default_value_t = 2,
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub argon2_iterations: u32,
 
-    /// How many argon2id runs may be under way at once: 1 to 256. Default: the number of cores.
+    /// Maximum number of concurrent argon2id runs: 1 to 256. Default: the number of cores.
     #[arg(long, env = "LATCHKEY_ARGON2_CONCURRENCY", value_name = "COUNT",
         value_parser = clap::value_parser!(u16).range(1..=256))]
     pub argon2_concurrency: Option<u16>,
 
-    /// How many more may wait for argon2id: 0 to 10000. Further ones are told to come back later.
+    /// Maximum number of calls that wait for argon2id: 0 to 10000. Further ones fail with RESOURCE_EXHAUSTED.
     #[arg(long, env = "LATCHKEY_ARGON2_QUEUE", value_name = "COUNT", default_value_t = 256,
         value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub argon2_queue: u16,
 
-    /// How long a call may take: 100ms to 5m. A caller may ask for less.
+    /// Maximum duration of a call: 100ms to 5m. A caller can set a shorter one with grpc-timeout.
     #[arg(long, env = "LATCHKEY_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s",
         value_parser = duration::<100, 300_000>)]
     pub request_timeout: Duration,
 
-    /// How many calls may be under way at once: 1 to 100000. Further ones are told to come back later.
+    /// Maximum number of calls in flight: 1 to 100000. Further ones fail with RESOURCE_EXHAUSTED.
     #[arg(long, env = "LATCHKEY_MAX_CONCURRENT_REQUESTS", value_name = "COUNT", default_value_t = 1_024,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_concurrent_requests: u32,
 
-    /// How many calls may be under way at once on one connection: 1 to 10000.
+    /// Maximum number of calls in flight on one connection: 1 to 10000.
     #[arg(long, env = "LATCHKEY_MAX_STREAMS", value_name = "COUNT", default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_streams: u32,
 
-    /// How many tokens are kept in memory, so that validating them needs no database: 1 to 10000000. One that takes more
-    /// than 400 bytes counts as more.
+    /// Maximum number of tokens kept in memory, which are validated without the database: 1 to 10000000. A token of
+    /// more than 400 bytes counts as more than one.
     #[arg(long, env = "LATCHKEY_CACHE_ENTRIES", value_name = "COUNT", default_value_t = 100_000,
         value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub cache_entries: u64,
 
-    /// How many secrets that are not in memory may be looked up at once: 1 to 10000. Further ones are told to come back
-    /// later.
+    /// Maximum number of concurrent lookups of tokens that are not in memory: 1 to 10000. Further ones fail with
+    /// RESOURCE_EXHAUSTED.
     #[arg(long, env = "LATCHKEY_MAX_COLD_LOOKUPS", value_name = "COUNT", default_value_t = 256,
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub max_cold_lookups: u16,
 
-    /// How often it is looked what other replicas revoked: 10ms to 1m.
+    /// How often to poll for tokens revoked by other replicas: 10ms to 1m.
     #[arg(long, env = "LATCHKEY_REVOCATION_POLL", value_name = "DURATION", default_value = "100ms",
         value_parser = duration::<10, 60_000>)]
     pub revocation_poll: Duration,
 
-    /// For how long a token is answered from memory when it cannot be seen what was revoked: 0s to 10m. After that the
-    /// database is asked for every token.
+    /// How long cached tokens are trusted while the revocation log is unreadable: 0s to 10m. After that, every
+    /// validation reads the database.
     #[arg(long, env = "LATCHKEY_MAX_STALENESS", value_name = "DURATION", default_value = "5s",
         value_parser = duration::<0, 600_000>)]
     pub max_staleness: Duration,
 
-    /// How often it is written down when tokens were last used: 1s to 1h.
+    /// How often to write when tokens were last used: 1s to 1h.
     #[arg(long, env = "LATCHKEY_LAST_USED_INTERVAL", value_name = "DURATION", default_value = "30s",
         value_parser = duration::<1_000, 3_600_000>)]
     pub last_used_interval: Duration,
 
-    /// How long calls under way may go on after SIGTERM or SIGINT: 0s to 10m.
+    /// How long calls in flight may continue after SIGTERM or SIGINT: 0s to 10m.
     #[arg(long, env = "LATCHKEY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s",
         value_parser = duration::<0, 600_000>)]
     pub shutdown_grace: Duration,
 }
 
 impl Config {
-    /// Settings from arguments as of `latchkey serve`, the environment and the file.
+    /// Reads the settings from the arguments of `latchkey serve`, the environment and the TOML file.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Config {
         parse::<Serve, _>(arguments, |serve| serve.config.database.config.clone()).map(|serve| serve.config)
     }
 
-    /// Checks what no setting alone can tell.
+    /// Checks the rules that involve several settings.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Config {
         }
     }
 
-    /// How tokens are kept in memory.
+    /// Returns the limits of validation.
     pub fn validation_limits(&self) -> ValidationLimits {
         ValidationLimits {
             cache_entries: self.cache_entries,
@@ -170,7 +170,7 @@ impl Config {
         }
     }
 
-    /// What a hash costs and how many may be under way.
+    /// Returns the costs of a hash and the limits of concurrent hashing.
     pub fn hash_limits(&self) -> HashLimits {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         HashLimits {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_relied_on_from_outside() {
+    fn defaults_do_not_change() {
         let config = parse(&[]).unwrap();
         assert_eq!(config.grpc_addr, "127.0.0.1:50051".parse().unwrap());
         assert_eq!(config.database.data_dir, Path::new("data"));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_outweighs_the_file_and_the_file_the_default() {
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let file = file(
             "max_tokens_per_user = 7\nrequest_timeout = \"3s\"\ninsecure = true\ngrpc_addr = \"0.0.0.0:1\"",
         );
@@ -228,32 +228,32 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_setting_is_named_with_its_value_and_what_is_allowed() {
-        for (arguments, said) in [
+    fn an_invalid_setting_is_named_with_its_value_and_what_is_allowed() {
+        for (arguments, expected) in [
             (["--max-tokens-per-user", "0"], &["'0'", "--max-tokens-per-user", "1..=100000"][..]),
             (["--request-timeout", "1d"], &["'1d'", "--request-timeout", "from 100ms to 5m"]),
-            (["--request-timeout", "soon"], &["'soon'", "no time span such as"]),
+            (["--request-timeout", "soon"], &["'soon'", "not a duration such as"]),
             (["--token-prefix", "Pat"], &["'Pat'", "--token-prefix", "2 to 16 lower-case letters"]),
             (["--grpc-addr", "localhost"], &["'localhost'", "--grpc-addr"]),
             (["--log-format", "xml"], &["'xml'", "auto, text, json"]),
             (["--config", "/nowhere.toml"], &["LATCHKEY_CONFIG", "/nowhere.toml", "No such file"]),
         ] {
             let error = parse(&arguments).unwrap_err().to_string();
-            assert!(said.iter().all(|part| error.contains(part)), "{error}");
+            assert!(expected.iter().all(|part| error.contains(part)), "{error}");
         }
     }
 
     #[test]
-    fn a_wrong_file_is_named_with_its_fault() {
-        for (text, said) in [
+    fn an_invalid_file_is_named_with_its_error() {
+        for (text, expected) in [
             ("max_tokens_per_user = 0", &["'0'", "--max-tokens-per-user", "1..=100000"][..]),
             ("max_tokens = 5", &["\"max_tokens\" is no setting", "max_tokens_per_user"]),
-            ("grpc_addr = [1]", &["\"grpc_addr\" must be a text"]),
-            ("\n\ndatabase_url = postgres://u:hunter2@h/d", &["fault near line 3"]),
+            ("grpc_addr = [1]", &["\"grpc_addr\" must be a string"]),
+            ("\n\ndatabase_url = postgres://u:hunter2@h/d", &["not valid TOML", "line 3"]),
         ] {
             let file = file(text);
             let error = parse(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
-            assert!(said.iter().all(|part| error.contains(part)), "{error}");
+            assert!(expected.iter().all(|part| error.contains(part)), "{error}");
             assert!(error.contains(file.path().to_str().unwrap()), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
@@ -271,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn an_address_for_strangers_needs_insecure() {
+    fn an_address_that_is_not_loopback_needs_insecure() {
         assert!(parse(&["--http-addr", "0.0.0.0:1"]).unwrap().check().is_err());
-        for (address, good) in [
+        for (address, is_allowed) in [
             ("127.0.0.1:1", true),
             ("[::1]:1", true),
             ("0.0.0.0:1", false),
             ("[::]:1", false),
             ("10.0.0.1:1", false),
         ] {
-            assert_eq!(parse(&["--grpc-addr", address]).unwrap().check().is_ok(), good, "{address}");
+            assert_eq!(parse(&["--grpc-addr", address]).unwrap().check().is_ok(), is_allowed, "{address}");
             assert!(parse(&["--grpc-addr", address, "--insecure"]).unwrap().check().is_ok());
         }
     }

@@ -1,10 +1,10 @@
-//! Parsers of values that clap has no parser for.
+//! Parsers for values that clap cannot parse itself.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// A switch. Deployment tools write booleans in different ways.
+/// Parses a boolean in any of the forms that deployment tools write.
 pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
@@ -13,33 +13,34 @@ pub(super) fn switch(text: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// Wraps a value that must not be shown.
 pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
     Ok(SecretString::from(text))
 }
 
-/// A name of a stream or consumer, as JetStream allows it.
+/// Parses the name of a JetStream stream or consumer.
 pub(super) fn nats_name(text: &str) -> Result<String, &'static str> {
     let forbidden = |letter: char| letter.is_whitespace() || letter.is_control() || ".*>/\\".contains(letter);
     if (1..=255).contains(&text.len()) && !text.contains(forbidden) {
         Ok(text.to_owned())
     } else {
-        Err("must be 1 to 255 bytes without white space and '.', '*', '>', '/' and '\\'")
+        Err("must be 1 to 255 bytes without white space, '.', '*', '>', '/' or '\\'")
     }
 }
 
-/// A subject, as NATS allows it.
+/// Parses a NATS subject.
 pub(super) fn nats_subject(text: &str) -> Result<String, &'static str> {
-    let good = |token: &str| {
+    let is_token = |token: &str| {
         !token.is_empty() && !token.contains(|letter: char| letter.is_whitespace() || letter.is_control())
     };
-    if text.split('.').all(good) {
+    if text.split('.').all(is_token) {
         Ok(text.to_owned())
     } else {
-        Err("must be words with '.' between and no white space")
+        Err("must be words separated by '.', without white space")
     }
 }
 
-/// A time span such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
+/// Parses a duration such as `250ms`, `5s` or `1m 30s`, from `MIN` to `MAX` milliseconds.
 pub(super) fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Duration, String> {
     let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
     match humantime::parse_duration(text) {
@@ -49,6 +50,6 @@ pub(super) fn duration<const MIN: u64, const MAX: u64>(text: &str) -> Result<Dur
             humantime::format_duration(min),
             humantime::format_duration(max)
         )),
-        Err(error) => Err(format!("is no time span such as 250ms, 5s or 1m: {error}")),
+        Err(error) => Err(format!("is not a duration such as 250ms, 5s or 1m: {error}")),
     }
 }

@@ -1,8 +1,9 @@
-//! The memory that argon2 works in.
+//! The memory that argon2 works in, reused from run to run.
 //!
-//! argon2 needs 19 MiB for each run by default. Allocated anew for each run, on the many threads that blocking work is spread
-//! over, it stays with glibc: once blocks of that size have been freed, malloc takes them from an arena of the thread
-//! instead of mapping them, and an arena does not give them back. 300 creations left 850 MB.
+//! By default argon2 needs 19 MiB for each run. With glibc, memory that is allocated anew for each run stays resident:
+//! after the first allocation of that size has been freed, malloc serves the next ones from the arena of the calling
+//! thread, and arenas do not return memory to the operating system. 300 creations, spread over many blocking threads,
+//! left 850 MB.
 
 use std::{
     fmt,
@@ -13,22 +14,22 @@ use std::{
 use argon2::Block;
 use zeroize::Zeroize as _;
 
-/// glibc maps every allocation of more than 32 MiB by itself (mallopt(3), M_MMAP_THRESHOLD), so that freeing it returns it
-/// to the operating system. What is reserved but not written to takes no memory.
+/// A capacity in blocks that glibc always maps: more than 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Freeing such an
+/// allocation returns it to the operating system. Capacity that is never written to takes no memory.
 const ALWAYS_MAPPED: usize = 33 * 1024;
 
-/// Buffers of one size, as many as were ever in use at once; they are kept for the next runs.
+/// A pool of buffers of one size. It grows to as many as were ever in use at once, and never shrinks.
 pub(super) struct HashMemory {
-    /// The size of a buffer.
+    /// Blocks per buffer, 1 KiB each.
     blocks: usize,
     free: Mutex<Vec<Vec<Block>>>,
 }
 
-/// The operating system did not give the memory.
+/// The memory could not be allocated.
 #[derive(Debug)]
 pub(super) struct OutOfMemory;
 
-/// A buffer in use; it is wiped when dropped.
+/// A buffer in use. It is wiped on drop.
 pub(super) struct Buffer<'a> {
     memory: &'a HashMemory,
     buffer: Vec<Block>,
@@ -36,16 +37,16 @@ pub(super) struct Buffer<'a> {
 }
 
 impl HashMemory {
-    /// No buffers yet: they are allocated at first use, of `blocks` blocks (1 KiB each).
+    /// Creates an empty pool for buffers of `blocks` blocks, 1 KiB each.
     pub(super) fn new(blocks: usize) -> Self {
         Self { blocks, free: Mutex::default() }
     }
 
-    /// Returns a buffer of `blocks` blocks, all zero. A larger one than the others is not kept.
+    /// Returns a zeroed buffer of `blocks` blocks. A buffer larger than those of the pool is freed on drop.
     ///
     /// # Errors
     ///
-    /// It would have to be allocated, and there is not enough memory.
+    /// There is not enough memory for a new buffer.
     pub(super) fn buffer(&self, blocks: usize) -> Result<Buffer<'_>, OutOfMemory> {
         let free = if self.keeps(blocks) { self.free().pop() } else { None };
         let buffer = match free {
@@ -61,7 +62,7 @@ impl HashMemory {
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
-        // A vector is never left half-changed, so poisoning is ignored.
+        // Nothing panics while a push or pop is half done, so poisoning is ignored.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,7 +99,7 @@ impl Drop for Buffer<'_> {
     }
 }
 
-/// Does not show what the blocks hold.
+/// Does not show the content of the blocks.
 impl fmt::Debug for HashMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashMemory").field("blocks", &self.blocks).finish_non_exhaustive()
@@ -120,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_kept_and_wiped() {
+    fn buffers_are_wiped_and_reused() {
         let memory = HashMemory::new(8);
-        assert_eq!(memory.free().len(), 0, "allocated at first use");
+        assert_eq!(memory.free().len(), 0, "buffers are allocated at first use");
         for _ in 0..3 {
             let (mut one, mut two) = (memory.buffer(8).unwrap(), memory.buffer(4).unwrap());
             assert_eq!((one.len(), two.len()), (8, 4));
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_buffer_is_not_kept() {
+    fn a_larger_buffer_is_not_reused() {
         let memory = HashMemory::new(8);
         let mut large = memory.buffer(9).unwrap();
         assert_eq!(large.len(), 9);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_kept_and_wiped_after_a_panic() {
+    fn a_buffer_is_wiped_and_reused_after_a_panic() {
         let memory = HashMemory::new(8);
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             fill(&mut memory.buffer(8).unwrap());
@@ -157,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn more_memory_than_there_is_is_an_error() {
+    fn too_large_a_buffer_is_an_error() {
         assert!(HashMemory::new(8).buffer(usize::MAX / 2_048).is_err());
     }
 
-    /// Without `ALWAYS_MAPPED` this keeps more than a gigabyte with glibc.
+    /// With glibc, and without `ALWAYS_MAPPED`, more than a gigabyte would stay resident.
     #[test]
     fn larger_buffers_are_returned_to_the_operating_system() {
         let resident = || {
@@ -180,6 +181,6 @@ mod tests {
         }
         // Other tests run in this process too.
         let grown = resident().saturating_sub(before);
-        assert!(grown < 200, "{grown} MiB are kept");
+        assert!(grown < 200, "{grown} MiB were not returned");
     }
 }

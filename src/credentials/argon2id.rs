@@ -1,48 +1,21 @@
-//! The slow proof: an argon2id hash of the secret, which needs no key.
+//! The slow check of a secret: argon2id, which needs no key.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use argon2::{
-    Algorithm, Argon2, Block, Params, PasswordHash, Version,
-    password_hash::phc::{Output, ParamsString, Salt},
-};
+use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc::Output};
 use rand::{TryRng as _, rngs::SysRng};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-use super::argon2_memory::HashMemory;
+use super::{SecretHash, argon2_memory::HashMemory};
 use crate::token::BearerToken;
 
-/// An argon2id hash in PHC string format, salt and parameters included.
-#[derive(Clone)]
-pub struct SecretHash(String);
-
-impl SecretHash {
-    pub(crate) fn from_stored(phc: String) -> Self {
-        Self(phc)
-    }
-
-    /// The PHC string.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// What a hash costs and how many may be under way.
+/// The cost of a hash, and how many hashes may run and wait.
 #[derive(Clone, Copy, Debug)]
 pub struct HashLimits {
     /// Memory of one run, in KiB: argon2's `m`.
@@ -51,27 +24,27 @@ pub struct HashLimits {
     pub iterations: u32,
     /// Lanes: argon2's `p`.
     pub parallelism: u32,
-    /// How many run at once.
+    /// Maximum number of runs at once.
     pub concurrency: usize,
-    /// How many more may wait for their turn.
+    /// Maximum number of runs that wait.
     pub queue: usize,
 }
 
-/// Why there is no hash or no verdict.
+/// Why a secret was not hashed or not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
-    /// Too many are waiting already.
+    /// The queue is full.
     #[error("too many secrets are waiting to be hashed")]
     Busy,
-    /// The stored hash is no PHC string that argon2 understands.
+    /// The stored hash is not a PHC string that argon2 understands.
     #[error("the stored hash of a secret cannot be read")]
     Corrupt,
-    /// The operating system gave no randomness, or not the memory.
+    /// The operating system provided no randomness or not enough memory.
     #[error("a secret could not be hashed")]
     Failed,
 }
 
-/// Runs argon2id off the async threads, a bounded number at once; the queue before it is bounded too.
+/// Runs argon2id on blocking threads. Both the number of runs at once and the queue are bounded.
 #[derive(Debug)]
 pub struct Hasher {
     argon2: Argon2<'static>,
@@ -83,11 +56,11 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// A hasher within `limits`.
+    /// Creates a hasher.
     ///
     /// # Errors
     ///
-    /// The parameters are outside what argon2 permits.
+    /// The memory, iterations or parallelism are out of argon2's range.
     pub fn new(limits: HashLimits) -> Result<Self, argon2::Error> {
         let params = Params::new(limits.memory_kib, limits.iterations, limits.parallelism, None)?;
         Ok(Self {
@@ -100,12 +73,12 @@ impl Hasher {
         })
     }
 
-    /// How often argon2 has run since the start.
+    /// Returns how often argon2 has run since the start.
     pub fn runs(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
     }
 
-    /// How many wait for argon2 now.
+    /// Returns how many runs wait in the queue.
     pub fn waiting(&self) -> usize {
         let HashLimits { concurrency, queue, .. } = self.limits;
         let admitted = concurrency.saturating_add(queue).saturating_sub(self.admitted.available_permits());
@@ -113,38 +86,40 @@ impl Hasher {
         admitted.saturating_sub(running)
     }
 
-    /// Hashes `secret` with a fresh salt of 128 bits.
+    /// Hashes the secret of `bearer` with a new salt of 128 bits.
     ///
     /// # Errors
     ///
-    /// [`HashError::Busy`] at once when the queue is full, [`HashError::Failed`].
-    pub async fn hash(&self, secret: &BearerToken) -> Result<SecretHash, HashError> {
+    /// [`HashError::Busy`] at once if the queue is full, or [`HashError::Failed`].
+    pub async fn hash(&self, bearer: &BearerToken) -> Result<SecretHash, HashError> {
         let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
         SysRng.try_fill_bytes(&mut salt).map_err(|_| HashError::Failed)?;
-        let (argon2, secret) = (self.argon2.clone(), secret.clone());
-        let hashed =
-            self.run(argon2.params().block_count(), move |memory| phc(&argon2, &secret, &salt, memory));
-        hashed.await?.map_err(|_| HashError::Failed)
+        let (argon2, bearer) = (self.argon2.clone(), bearer.clone());
+        let blocks = argon2.params().block_count();
+        let compute = move |memory: &mut [Block]| SecretHash::compute(&argon2, &bearer, &salt, memory);
+        self.run(blocks, compute).await?.map_err(|_| HashError::Failed)
     }
 
-    /// Whether `hash` is of `secret`, compared in constant time. The parameters are those of the hash.
+    /// Returns whether `hash` is of the secret of `bearer`, compared in constant time. Uses the parameters in the hash,
+    /// not those of this hasher.
     ///
     /// # Errors
     ///
-    /// [`HashError::Busy`] at once when the queue is full, [`HashError::Corrupt`], [`HashError::Failed`].
-    pub async fn verify(&self, secret: &BearerToken, hash: &SecretHash) -> Result<bool, HashError> {
-        let (argon2, salt, expected) = parse_phc(hash).ok_or(HashError::Corrupt)?;
-        let (blocks, secret) = (argon2.params().block_count(), secret.clone());
+    /// [`HashError::Busy`] at once if the queue is full, [`HashError::Corrupt`], or [`HashError::Failed`].
+    pub async fn verify(&self, bearer: &BearerToken, hash: &SecretHash) -> Result<bool, HashError> {
+        let (argon2, salt, expected) = hash.parse().ok_or(HashError::Corrupt)?;
+        let (blocks, bearer) = (argon2.params().block_count(), bearer.clone());
         let verify = move |memory: &mut [Block]| {
             let mut output = Zeroizing::new([0; Output::MAX_LENGTH]);
             let output = &mut output[..expected.len()];
-            argon2.hash_password_into_with_memory(secret.bits(), &salt, output, memory)?;
+            argon2.hash_password_into_with_memory(bearer.secret(), &salt, output, memory)?;
             Ok(output.ct_eq(expected.as_bytes()).into())
         };
         self.run(blocks, verify).await?.map_err(|_: argon2::Error| HashError::Corrupt)
     }
 
-    /// Runs `work` with `blocks` blocks of memory.
+    /// Runs `work` on a blocking thread with `blocks` blocks of memory, as soon as fewer than `concurrency` runs are in
+    /// flight.
     async fn run<T: Send + 'static>(
         &self,
         blocks: usize,
@@ -155,8 +130,8 @@ impl Hasher {
             let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| HashError::Failed)?;
             self.runs.fetch_add(1, Ordering::Relaxed);
             let memory = Arc::clone(&self.memory);
-            // The permits are held by the work, not by its caller: argon2 runs on when the caller hangs up. The buffer
-            // is dropped before them, so that there are never more buffers than runs at once.
+            // The work holds the permits, not the caller: argon2 runs to its end even if the caller disconnects. The
+            // buffer is dropped before the permits, so that there are never more buffers than permitted runs.
             let work = move || {
                 let _permits = (admitted, running);
                 let mut buffer = memory.buffer(blocks).map_err(|_| HashError::Failed)?;
@@ -168,39 +143,11 @@ impl Hasher {
     }
 }
 
-/// Hashes `secret`, and writes the hash as a PHC string.
-fn phc(
-    argon2: &Argon2<'_>,
-    secret: &BearerToken,
-    salt: &[u8],
-    memory: &mut [Block],
-) -> argon2::password_hash::Result<SecretHash> {
-    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
-    argon2.hash_password_into_with_memory(secret.bits(), salt, &mut output, memory)?;
-    let hash = PasswordHash {
-        algorithm: Algorithm::Argon2id.ident(),
-        version: Some(Version::V0x13.into()),
-        params: ParamsString::try_from(argon2.params())?,
-        salt: Some(Salt::new(salt)?),
-        hash: Some(Output::new(&output)?),
-    };
-    Ok(SecretHash(hash.to_string()))
-}
-
-/// The algorithm with its parameters, the salt and the output of a hash.
-fn parse_phc(hash: &SecretHash) -> Option<(Argon2<'static>, Salt, Output)> {
-    let hash = PasswordHash::new(hash.as_str()).ok()?;
-    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
-    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
-    let params = Params::try_from(&hash).ok()?;
-    Some((Argon2::new(algorithm, version, params), hash.salt?, hash.hash?))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use argon2::PasswordHasher as _;
+    use argon2::{PasswordHash, PasswordHasher as _};
 
     use super::*;
 
@@ -209,34 +156,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_is_of_its_secret_alone_and_states_its_parameters() {
+    async fn a_hash_verifies_its_own_secret_only_and_contains_its_parameters() {
         let hasher = hasher(1, 0);
-        let secret = BearerToken::generate().unwrap();
-        let hash = hasher.hash(&secret).await.unwrap();
+        let bearer = BearerToken::generate().unwrap();
+        let hash = hasher.hash(&bearer).await.unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
-        assert_eq!(hasher.verify(&secret, &hash).await, Ok(true));
+        assert_eq!(hasher.verify(&bearer, &hash).await, Ok(true));
         assert_eq!(hasher.verify(&BearerToken::generate().unwrap(), &hash).await, Ok(false));
-        assert_ne!(hasher.hash(&secret).await.unwrap().as_str(), hash.as_str(), "a salt is used once");
-        assert_eq!(hasher.verify(&secret, &SecretHash("x".into())).await, Err(HashError::Corrupt));
+        assert_ne!(hasher.hash(&bearer).await.unwrap().as_str(), hash.as_str(), "each hash has a new salt");
+        assert_eq!(
+            hasher.verify(&bearer, &SecretHash::from_stored("x".into())).await,
+            Err(HashError::Corrupt)
+        );
         assert_eq!(hasher.runs(), 4);
         assert_eq!(format!("{hash:?}"), "[redacted]");
     }
 
-    /// The stored form is that of the argon2 crate, whose own functions allocate their memory.
+    /// The functions of the argon2 crate that write a PHC string allocate their own memory, so [`SecretHash`] writes
+    /// it.
     #[tokio::test]
-    async fn hashes_are_those_of_the_argon2_crate() {
+    async fn hashes_equal_those_of_the_argon2_crate() {
         let hasher = hasher(1, 0);
-        let secret = BearerToken::generate().unwrap();
-        let hash = hasher.hash(&secret).await.unwrap();
+        let bearer = BearerToken::generate().unwrap();
+        let hash = hasher.hash(&bearer).await.unwrap();
         let salt = PasswordHash::new(hash.as_str()).unwrap().salt.unwrap();
-        let of_the_crate = hasher.argon2.hash_password_with_salt(secret.bits(), &salt).unwrap();
-        assert_eq!(hash.as_str(), of_the_crate.to_string());
+        let by_the_crate = hasher.argon2.hash_password_with_salt(bearer.secret(), &salt).unwrap();
+        assert_eq!(hash.as_str(), by_the_crate.to_string());
     }
 
     #[tokio::test]
     async fn hashes_with_other_parameters_verify() {
         let hasher = hasher(1, 0);
-        let (secret, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
+        let (bearer, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         let (id, i, new, old) = (Algorithm::Argon2id, Algorithm::Argon2i, Version::V0x13, Version::V0x10);
         for (algorithm, version, [memory_kib, iterations, lanes, length]) in [
             (id, new, [8, 3, 1, 32]),
@@ -250,9 +201,9 @@ mod tests {
             let params = Params::new(memory_kib, iterations, lanes, Some(length as usize)).unwrap();
             let argon2 = Argon2::new(algorithm, version, params);
             let hash =
-                argon2.hash_password_with_salt(secret.bits(), b"a salt of its own").unwrap().to_string();
-            let hash = SecretHash(hash);
-            assert_eq!(hasher.verify(&secret, &hash).await, Ok(true), "{}", hash.as_str());
+                argon2.hash_password_with_salt(bearer.secret(), b"some other salt").unwrap().to_string();
+            let hash = SecretHash::from_stored(hash);
+            assert_eq!(hasher.verify(&bearer, &hash).await, Ok(true), "{}", hash.as_str());
             assert_eq!(hasher.verify(&other, &hash).await, Ok(false), "{}", hash.as_str());
         }
     }
@@ -260,8 +211,8 @@ mod tests {
     #[tokio::test]
     async fn an_incomplete_or_unknown_hash_is_corrupt() {
         let hasher = hasher(1, 0);
-        let secret = BearerToken::generate().unwrap();
-        let good = hasher.hash(&secret).await.unwrap();
+        let bearer = BearerToken::generate().unwrap();
+        let good = hasher.hash(&bearer).await.unwrap();
         for bad in [
             good.as_str().rsplit_once('$').unwrap().0.to_owned(),
             good.as_str().replace("argon2id", "scrypt"),
@@ -270,7 +221,7 @@ mod tests {
             good.as_str().replace("t=1", "t=0"),
         ] {
             assert_eq!(
-                hasher.verify(&secret, &SecretHash(bad.clone())).await,
+                hasher.verify(&bearer, &SecretHash::from_stored(bad.clone())).await,
                 Err(HashError::Corrupt),
                 "{bad}"
             );
@@ -278,7 +229,7 @@ mod tests {
         assert_eq!(hasher.runs(), 1);
     }
 
-    /// Two run, one waits, the fourth is told so at once; nobody who hangs up makes room.
+    /// Two run, one waits, and the fourth is refused at once. A caller that disconnects does not free its permits.
     #[tokio::test]
     async fn a_bounded_number_runs_and_waits() {
         let hasher = Arc::new(hasher(2, 1));

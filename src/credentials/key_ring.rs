@@ -1,8 +1,8 @@
-//! The fast proof: a keyed tag of the secret, HMAC-SHA-256 (RFC 2104) under a key of a ring that can be rotated.
+//! The fast check of a secret: a keyed tag, HMAC-SHA-256 (RFC 2104), under a key of a ring that can be rotated.
 //!
-//! The ring is a TOML file. New tags are made under the primary key; tags of every other key in the ring are still
-//! understood. To rotate, add a key, and make it primary once every replica has it (`latchkey keys`).
-//! An id names one key for ever: under another key of the same id, tags that are good would be taken for wrong.
+//! The ring is a TOML file. New tags are made under the primary key. Tags under the other keys still verify. To rotate,
+//! add a key, and make it primary once every replica has it (`latchkey keys`). A key id is never reused: tags under the
+//! earlier key would be taken for wrong.
 //!
 //! ```toml
 //! primary = "k2"
@@ -17,19 +17,20 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
-use super::key_ring_file::{self, Keys};
+use super::{key_ring_file, key_ring_format::Keys};
 use crate::token::BearerToken;
 
-/// The name of a key: `[a-z0-9][a-z0-9._-]{0,31}`. It stands beside each tag.
+/// The id of a key: `[a-z0-9][a-z0-9._-]{0,31}`. Stored with each tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId(String);
 
 impl KeyId {
+    /// Restores an id that was checked before it was stored.
     pub(crate) fn from_stored(id: String) -> Self {
         Self(id)
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,12 +56,12 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// The key that it was made under.
+    /// Returns the id of the key that the tag was made under.
     pub fn key_id(&self) -> &KeyId {
         &self.key_id
     }
 
-    /// The HMAC, 32 bytes.
+    /// Returns the HMAC: 32 bytes.
     pub fn mac(&self) -> &[u8] {
         &self.mac
     }
@@ -72,7 +73,7 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// Keys for tags; at most one of them is primary.
+/// The keys for tags. One of them is primary, unless there are none.
 #[derive(Default)]
 pub struct KeyRing {
     primary: Option<KeyId>,
@@ -85,33 +86,36 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// Why there is no key ring. Never carries a part of the file.
+/// Why a key ring cannot be used. Never contains a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRingError {
-    /// The file cannot be read or made.
+    /// The file cannot be read or created.
     #[error("cannot be opened: {0}")]
     Io(#[from] io::Error),
-    /// Not TOML, or other fields than `primary` and `keys`.
+    /// The file is not TOML, or has other fields than `primary` and `keys`.
     #[error("is not a TOML file with `primary` and `[keys]`: error near line {line}")]
     Form {
-        /// The line of the fault, from 1.
+        /// The line of the error, from 1.
         line: usize,
     },
-    /// A key's id is not of the form.
+    /// The id of a key is malformed.
     #[error(
         "has a key whose id is not 1 to 32 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first"
     )]
     KeyId,
     /// A key is not 32 bytes in base64.
-    #[error("has the key {id:?}, which is not 32 bytes in base64 (`openssl rand -base64 32` makes one)", id = .0.as_str())]
+    #[error(
+        "has the key {:?}, which is not 32 bytes in base64 (`openssl rand -base64 32` prints one)",
+        .0.as_str()
+    )]
     Key(KeyId),
-    /// The primary key is not among the keys.
+    /// The primary key is not among the keys of the file.
     #[error("names a primary key that is not among its keys")]
     NoPrimary,
 }
 
 impl KeyRing {
-    /// A ring without keys: nothing is tagged, every proof is left to argon2id.
+    /// Creates a ring without keys. Nothing is tagged, and argon2id verifies every secret.
     pub fn empty() -> Self {
         Self::default()
     }
@@ -120,21 +124,22 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// The file cannot be read or is no key ring.
+    /// The file cannot be read, or is not a key ring.
     pub fn open(path: &Path) -> Result<Self, KeyRingError> {
         Self::from_keys(Keys::read(path)?)
     }
 
-    /// Reads the ring at `path`; where there is none, makes one with a fresh key, readable by its owner alone.
+    /// Reads the ring at `path`. If there is no file, creates one with a new key, which only its owner can read.
     ///
     /// # Errors
     ///
-    /// The file cannot be made or read, or is no key ring.
+    /// The file cannot be created or read, or is not a key ring.
     pub fn open_or_create(path: &Path) -> Result<Self, KeyRingError> {
         if !path.try_exists()? {
             match key_ring_file::create(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-                _ => {}
+                // Another process created it first.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => created?,
             }
         }
         Self::open(path)
@@ -149,32 +154,33 @@ impl KeyRing {
         Ok(Self { primary: Some(file.primary), keys })
     }
 
-    /// Whether there is no key at all.
+    /// Returns whether the ring has no keys.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The tag of `secret` under the primary key; none without one.
-    pub fn tag(&self, secret: &BearerToken) -> Option<Tag> {
+    /// Returns the tag of the secret of `bearer` under the primary key, or `None` if there is none.
+    pub fn tag(&self, bearer: &BearerToken) -> Option<Tag> {
         let key_id = self.primary.clone()?;
-        let mac = mac(self.keys.get(&key_id)?, secret).to_vec();
+        let mac = mac(self.keys.get(&key_id)?, bearer).to_vec();
         Some(Tag { key_id, mac })
     }
 
-    /// Whether `tag` is of `secret`, compared in constant time; `None` when its key is not in the ring.
-    pub fn check(&self, secret: &BearerToken, tag: &Tag) -> Option<bool> {
+    /// Returns whether `tag` is of the secret of `bearer`, compared in constant time, or `None` if the tag's key is not
+    /// in the ring.
+    pub fn check(&self, bearer: &BearerToken, tag: &Tag) -> Option<bool> {
         let key = self.keys.get(&tag.key_id)?;
-        Some(mac(key, secret).ct_eq(&tag.mac).into())
+        Some(mac(key, bearer).ct_eq(&tag.mac).into())
     }
 
-    /// Whether `tag` is as a new one would be: under the primary key, or under none if there is none.
+    /// Returns whether `tag` need not be replaced: it is under the primary key, or there is no primary key.
     pub fn is_current(&self, tag: Option<&Tag>) -> bool {
         tag.map(|tag| &tag.key_id) == self.primary.as_ref() || self.primary.is_none()
     }
 }
 
-fn mac(key: &Hmac<Sha256>, secret: &BearerToken) -> [u8; 32] {
-    key.clone().chain_update(secret.bits()).finalize().into_bytes().into()
+fn mac(key: &Hmac<Sha256>, bearer: &BearerToken) -> [u8; 32] {
+    key.clone().chain_update(bearer.secret()).finalize().into_bytes().into()
 }
 
 #[cfg(test)]
@@ -196,24 +202,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_of_its_secret_and_key_alone() {
-        let (secret, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
+    fn a_tag_verifies_under_its_own_key_and_secret_only() {
+        let (bearer, other) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         let (old, both, new) =
             (ring("a", &[("a", A)]), ring("b", &[("a", A), ("b", B)]), ring("b", &[("b", B)]));
-        let tag = old.tag(&secret).unwrap();
+        let tag = old.tag(&bearer).unwrap();
         assert_eq!(tag.key_id.as_str(), "a");
-        assert_eq!(old.check(&secret, &tag), Some(true));
+        assert_eq!(old.check(&bearer, &tag), Some(true));
         assert_eq!(old.check(&other, &tag), Some(false));
-        assert_eq!(both.check(&secret, &tag), Some(true));
-        assert_eq!(new.check(&secret, &tag), None);
-        assert_eq!(both.tag(&secret).unwrap().key_id.as_str(), "b");
+        assert_eq!(both.check(&bearer, &tag), Some(true));
+        assert_eq!(new.check(&bearer, &tag), None);
+        assert_eq!(both.tag(&bearer).unwrap().key_id.as_str(), "b");
         assert!(old.is_current(Some(&tag)) && !both.is_current(Some(&tag)) && !both.is_current(None));
-        assert!(KeyRing::empty().tag(&secret).is_none());
+        assert!(KeyRing::empty().tag(&bearer).is_none());
         assert!(KeyRing::empty().is_current(None) && KeyRing::empty().is_current(Some(&tag)));
     }
 
     #[test]
-    fn a_ring_is_made_once_for_its_owner_alone() {
+    fn a_ring_is_created_once_and_only_its_owner_can_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keyring.toml");
         let rings: Vec<KeyRing> = std::thread::scope(|scope| {
@@ -222,29 +228,29 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
-        let secret = BearerToken::generate().unwrap();
-        let tag = rings[0].tag(&secret).unwrap();
-        assert!(rings.iter().all(|ring| ring.check(&secret, &tag) == Some(true)));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+        let bearer = BearerToken::generate().unwrap();
+        let tag = rings[0].tag(&bearer).unwrap();
+        assert!(rings.iter().all(|ring| ring.check(&bearer, &tag) == Some(true)));
     }
 
     #[test]
-    fn a_bad_ring_is_refused_without_a_word_of_its_keys() {
+    fn a_bad_ring_is_refused_and_the_error_shows_no_key() {
         let short = "c2hvcnQ=";
-        for (text, said) in [
+        for (text, expected) in [
             (
                 format!("primary = \"a\"\n[keys]\na = \"{short}\""),
                 "has the key \"a\", which is not 32 bytes in base64",
             ),
-            (format!("primary = \"a\"\n[keys]\na = {short}"), "fault near line 3"),
-            (format!("primary = \"a\"\nkeys = \"{A}\""), "fault near line 2"),
+            (format!("primary = \"a\"\n[keys]\na = {short}"), "error near line 3"),
+            (format!("primary = \"a\"\nkeys = \"{A}\""), "error near line 2"),
             (format!("primary = \"b\"\n[keys]\na = \"{A}\""), "primary key that is not among its keys"),
             (format!("primary = \"a\"\n[keys]\n\"A b\" = \"{A}\""), "a key whose id is not"),
-            (format!("primary = \"a\"\nsecondary = \"{A}\"\n[keys]\na = \"{A}\""), "fault near line 2"),
-            (String::new(), "fault near line 1"),
+            (format!("primary = \"a\"\nsecondary = \"{A}\"\n[keys]\na = \"{A}\""), "error near line 2"),
+            (String::new(), "error near line 1"),
         ] {
             let error = parse(&text).unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
             assert!(!error.contains(short) && !error.contains(A), "{error}");
         }
         assert!(!format!("{:?}", ring("a", &[("a", A)])).contains(A));

@@ -1,150 +1,46 @@
-//! The key ring's file: made once, and changed whole or not at all.
+//! Changes to a key ring's file, one at a time.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    fs::{self, OpenOptions, TryLockError},
+    fs::{self, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use rand::{TryRng as _, rngs::SysRng};
-use serde::Deserialize;
-use uuid::Uuid;
-use zeroize::Zeroizing;
+use super::{
+    KeyId, KeyRingError, atomic_file,
+    key_ring_format::{Keys, generate_key},
+};
 
-use super::{KeyId, KeyRingError};
-
-/// How long a key is, in bytes.
-const KEY: usize = 32;
-
-/// What the file says: keys by their ids, one of them primary. The keys are wiped.
-pub(super) struct Keys {
-    pub(super) primary: KeyId,
-    pub(super) keys: BTreeMap<KeyId, Zeroizing<Vec<u8>>>,
-}
-
-/// The file as it is written. Its texts are keys, and wiped.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    primary: String,
-    keys: BTreeMap<String, Zeroizing<String>>,
-}
-
-impl Keys {
-    pub(super) fn read(path: &Path) -> Result<Self, KeyRingError> {
-        Self::parse(&Zeroizing::new(fs::read_to_string(path)?))
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Self, KeyRingError> {
-        let written: Written = toml::from_str(text).map_err(|error| {
-            // Of the fault only the place: its message may quote a key.
-            let start = error.span().map_or(0, |span| span.start);
-            KeyRingError::Form { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
-        })?;
-        let mut keys = BTreeMap::new();
-        for (id, key) in written.keys {
-            let id: KeyId = id.parse().map_err(|()| KeyRingError::KeyId)?;
-            match BASE64_STANDARD.decode(key.as_bytes()).map(Zeroizing::new) {
-                Ok(key) if key.len() == KEY => keys.insert(id, key),
-                _ => return Err(KeyRingError::Key(id)),
-            };
-        }
-        let primary = written.primary.parse().map_err(|()| KeyRingError::KeyId)?;
-        if keys.contains_key(&primary) { Ok(Self { primary, keys }) } else { Err(KeyRingError::NoPrimary) }
-    }
-
-    fn to_text(&self) -> Zeroizing<String> {
-        // Large enough at once: what a text leaves behind when it grows is not wiped.
-        let mut text = Zeroizing::new(String::with_capacity(128 * (self.keys.len() + 1)));
-        text.push_str("primary = \"");
-        text.push_str(self.primary.as_str());
-        text.push_str("\"\n\n[keys]\n");
-        for (id, key) in &self.keys {
-            text.push('"');
-            text.push_str(id.as_str());
-            text.push_str("\" = \"");
-            BASE64_STANDARD.encode_string(key.as_slice(), &mut text);
-            text.push_str("\"\n");
-        }
-        text
-    }
-}
-
-/// A key of the operating system's randomness, with an id that no other has.
-fn fresh_key() -> io::Result<(KeyId, Zeroizing<Vec<u8>>)> {
-    let mut key = Zeroizing::new(vec![0; KEY]);
-    SysRng.try_fill_bytes(key.as_mut_slice()).map_err(io::Error::other)?;
-    Ok((KeyId::from_stored(Uuid::now_v7().simple().to_string()), key))
-}
-
-/// Makes a ring of one key, whole, where there is none: of two processes that do so at once, one finds the other's.
-pub(super) fn create(path: &Path) -> io::Result<()> {
-    let (primary, key) = fresh_key()?;
-    let keys = Keys { primary: primary.clone(), keys: BTreeMap::from([(primary, key)]) };
-    create_by(path, |fresh| write_private(fresh, &keys)?.sync_all())
-}
-
-/// Makes the file by writing it under another name first.
-fn create_by(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let fresh = beside(path);
-    let made = write(&fresh).and_then(|()| fs::hard_link(&fresh, path));
-    // Also of what was written in part: there is a key in it. Where nothing was, the first fault is the one to tell of.
-    let removed = fs::remove_file(&fresh);
-    made.and(removed)?;
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
-        _ => Ok(()),
-    }
-}
-
-/// A name in the same folder that nobody else uses.
-fn beside(path: &Path) -> PathBuf {
-    path.with_extension(format!("{}.new", Uuid::now_v7().simple()))
-}
-
-/// Writes a new file that its owner alone may read.
-fn write_private(path: &Path, keys: &Keys) -> io::Result<fs::File> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(keys.to_text().as_bytes())?;
-    Ok(file)
-}
-
-/// Why a ring was not changed; the file is as it was.
+/// Why a key ring was not changed. Its file is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
-    /// There is no ring to change.
+    /// The ring cannot be read.
     #[error(transparent)]
     Ring(#[from] KeyRingError),
-    /// Another process is changing it.
+    /// Another process has opened the ring to change it.
     #[error("is being changed by another process; try again")]
     Busy,
-    /// The operating system gave no randomness.
-    #[error("gets no new key: the operating system gave no randomness: {0}")]
+    /// The operating system provided no randomness for a key.
+    #[error("gets no new key: the operating system provided no randomness: {0}")]
     Randomness(io::Error),
-    /// It cannot be written.
+    /// The file cannot be written, or it exists and was to be created.
     #[error("cannot be written: {0}")]
     Write(io::Error),
     /// The ring has no such key.
     #[error("has no key {:?}; it has {known}", .id.as_str())]
-    Unknown {
-        /// The key that was asked for.
-        id: KeyId,
-        /// The keys that there are.
-        known: String,
-    },
-    /// New tags are made under this key.
+    #[allow(missing_docs)]
+    Unknown { id: KeyId, known: String },
+    /// The key is primary and cannot be removed.
     #[error("keeps {:?}: it is the primary key; make another one primary first", .0.as_str())]
     Primary(KeyId),
 }
 
-/// A key ring's file that is to be changed. Nobody else can change it as long as this lives.
+/// A key ring's file, opened to be changed. No other process can change it while this value lives.
 pub struct KeyRingFile {
     path: PathBuf,
-    folder: fs::File,
+    /// The folder that holds the file. It carries the lock, because the file is replaced by each change.
+    _lock: fs::File,
     content: Keys,
 }
 
@@ -157,18 +53,25 @@ impl fmt::Debug for KeyRingFile {
     }
 }
 
+/// Creates a ring of one key, which only the owner of the file can read. When two processes do so at once, one of them
+/// gets [`io::ErrorKind::AlreadyExists`].
+pub(super) fn create(path: &Path) -> io::Result<()> {
+    let keys = Keys::generate()?;
+    atomic_file::create(path, |file| file.write_all(keys.to_text().as_bytes()))
+}
+
 impl KeyRingFile {
-    /// Makes a ring with a fresh key, readable by its owner alone, and opens it.
+    /// Creates a ring of one key, which only the owner of the file can read, and opens it.
     ///
     /// # Errors
     ///
-    /// [`RotationError::Write`], also where there is a file already.
+    /// [`RotationError::Write`], also if there is a file already.
     pub fn create(path: &Path) -> Result<Self, RotationError> {
         create(path).map_err(RotationError::Write)?;
         Self::open(path)
     }
 
-    /// Opens the ring at `path`. Of a link, what it points to.
+    /// Opens the ring at `path`. If `path` is a symbolic link, opens its target.
     ///
     /// # Errors
     ///
@@ -176,32 +79,31 @@ impl KeyRingFile {
     pub fn open(path: &Path) -> Result<Self, RotationError> {
         let path = fs::canonicalize(path).map_err(KeyRingError::Io)?;
         let folder = fs::File::open(path.parent().unwrap_or(&path)).map_err(KeyRingError::Io)?;
-        // Of the folder, since the file is replaced.
         folder.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => RotationError::Busy,
             TryLockError::Error(error) => RotationError::Write(error),
         })?;
         let content = Keys::read(&path)?;
-        Ok(Self { path, folder, content })
+        Ok(Self { path, _lock: folder, content })
     }
 
-    /// The key under which new tags are made.
+    /// Returns the id of the primary key: new tags are made under it.
     pub fn primary(&self) -> &KeyId {
         &self.content.primary
     }
 
-    /// The ids of all keys.
+    /// Returns the ids of all keys.
     pub fn ids(&self) -> impl Iterator<Item = &KeyId> {
         self.content.keys.keys()
     }
 
-    /// Adds a fresh key, which is not primary yet, and gives its id.
+    /// Adds a new key, which is not primary yet, and returns its id.
     ///
     /// # Errors
     ///
     /// [`RotationError::Randomness`] or [`RotationError::Write`].
     pub fn add(&mut self) -> Result<KeyId, RotationError> {
-        let (id, key) = fresh_key().map_err(RotationError::Randomness)?;
+        let (id, key) = generate_key().map_err(RotationError::Randomness)?;
         self.content.keys.insert(id.clone(), key);
         self.save()?;
         Ok(id)
@@ -218,7 +120,7 @@ impl KeyRingFile {
         self.save()
     }
 
-    /// Drops a key that is not primary.
+    /// Removes a key that is not primary.
     ///
     /// # Errors
     ///
@@ -240,36 +142,15 @@ impl KeyRingFile {
         Err(RotationError::Unknown { id: id.clone(), known: known.join(", ") })
     }
 
-    /// Puts a new file in the place of the old one. Whoever reads the ring finds the one or the other, also after a
-    /// power cut.
     fn save(&self) -> Result<(), RotationError> {
-        let fresh = beside(&self.path);
-        let replaced = self.replace_by(&fresh);
-        if replaced.is_err() {
-            // It may not be there; the fault above is the one to tell of.
-            let _ = fs::remove_file(&fresh);
-        }
-        replaced.map_err(RotationError::Write)
-    }
-
-    fn replace_by(&self, fresh: &Path) -> io::Result<()> {
-        let old = fs::metadata(&self.path)?;
-        let file = write_private(fresh, &self.content)?;
-        let new = file.metadata()?;
-        // Whoever reads the ring today must be able to read it tomorrow, and nobody else.
-        if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        }
-        file.set_permissions(old.permissions())?;
-        file.sync_all()?;
-        fs::rename(fresh, &self.path)?;
-        self.folder.sync_all()
+        atomic_file::replace(&self.path, |file| file.write_all(self.content.to_text().as_bytes()))
+            .map_err(RotationError::Write)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     use proptest::prelude::*;
 
@@ -310,10 +191,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn whatever_is_done_the_file_is_a_ring_and_what_it_keeps_stays_understood(steps in steps()) {
+        fn after_any_steps_the_file_is_a_ring_and_tags_of_its_keys_verify(steps in steps()) {
             let (_folder, path) = ring();
-            let secret = BearerToken::generate().unwrap();
-            let mut tags = vec![KeyRing::open(&path).unwrap().tag(&secret).unwrap()];
+            let bearer = BearerToken::generate().unwrap();
+            let mut tags = vec![KeyRing::open(&path).unwrap().tag(&bearer).unwrap()];
             for step in steps {
                 let mut file = KeyRingFile::open(&path).unwrap();
                 let ids: Vec<KeyId> = file.ids().cloned().collect();
@@ -341,9 +222,9 @@ mod tests {
                 prop_assert_eq!(file.primary(), &primary);
                 for tag in &tags {
                     let kept = file.ids().any(|id| id == tag.key_id());
-                    prop_assert_eq!(ring.check(&secret, tag), kept.then_some(true));
+                    prop_assert_eq!(ring.check(&bearer, tag), kept.then_some(true));
                 }
-                let tag = ring.tag(&secret).unwrap();
+                let tag = ring.tag(&bearer).unwrap();
                 prop_assert_eq!(tag.key_id(), &primary);
                 tags.push(tag);
             }
@@ -351,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_read_it_stays_and_nothing_is_left_lying_about() {
+    fn a_change_keeps_the_mode_and_leaves_nothing_behind() {
         let (folder, path) = ring();
         for mode in [0o600, 0o640] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -362,27 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_cannot_be_made_leaves_no_key_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ring.toml");
-        let full = create_by(&path, |fresh| {
-            fs::write(fresh, A)?;
-            Err(io::ErrorKind::StorageFull.into())
-        });
-        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-
-        fs::write(&path, "another's").unwrap();
+    fn create_never_replaces_a_ring_and_leaves_nothing_behind() {
+        let (folder, path) = ring();
+        let before = fs::read(&path).unwrap();
         assert_eq!(create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&path).unwrap(), b"another's");
+        assert!(matches!(KeyRingFile::create(&path), Err(RotationError::Write(_))));
+        assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-
-        let nowhere = create(&folder.path().join("none/ring.toml")).unwrap_err();
-        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn a_link_stays_a_link() {
+    fn a_symbolic_link_stays_a_link() {
         let (folder, path) = ring();
         let link = folder.path().join("link.toml");
         symlink("ring.toml", &link).unwrap();
@@ -392,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_change_it_at_once_neither_is_lost() {
+    fn two_changes_at_once_are_refused_so_that_none_is_lost() {
         let (_folder, path) = ring();
         let mut first = KeyRingFile::open(&path).unwrap();
         assert!(matches!(KeyRingFile::open(&path), Err(RotationError::Busy)));
@@ -403,26 +274,26 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_leaves_the_file_as_it_was() {
+    fn a_refused_change_leaves_the_file_as_it_was() {
         let (folder, path) = ring();
         let before = fs::read(&path).unwrap();
         let mut file = KeyRingFile::open(&path).unwrap();
-        let said = file.promote(&id("b")).unwrap_err().to_string();
-        assert_eq!(said, "has no key \"b\"; it has a");
+        let message = file.promote(&id("b")).unwrap_err().to_string();
+        assert_eq!(message, "has no key \"b\"; it has a");
         assert!(matches!(file.retire(&id("b")), Err(RotationError::Unknown { .. })));
         assert!(file.retire(&id("a")).unwrap_err().to_string().contains("primary"));
         assert_eq!(fs::read(&path).unwrap(), before);
         drop(file);
 
         fs::write(&path, "primary = \"a\"\n[keys]\na = \"c2hvcnQ=\"\n").unwrap();
-        let said = KeyRingFile::open(&path).unwrap_err().to_string();
-        assert!(said.contains("not 32 bytes in base64"), "{said}");
+        let message = KeyRingFile::open(&path).unwrap_err().to_string();
+        assert!(message.contains("not 32 bytes in base64"), "{message}");
         let gone = KeyRingFile::open(&folder.path().join("none.toml")).unwrap_err().to_string();
         assert!(gone.contains("cannot be opened"), "{gone}");
     }
 
     #[test]
-    fn its_debug_shows_no_key() {
+    fn debug_shows_no_key() {
         let (_folder, path) = ring();
         assert!(!format!("{:?}", KeyRingFile::open(&path).unwrap()).contains("AAAA"));
     }

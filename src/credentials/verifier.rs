@@ -1,66 +1,66 @@
-//! How a secret is proven: by its tag where the tag's key is at hand, by argon2id where it is not.
+//! Verifies a secret by its tag, if the key ring has the tag's key, and by argon2id otherwise.
 
 use super::{HashError, Hasher, KeyRing, SecretHash, Tag};
 use crate::token::BearerToken;
 
-/// Makes and checks the proofs that are kept of a secret.
+/// Computes what is stored of a secret, a hash and a tag, and verifies secrets against them.
 #[derive(Debug)]
 pub struct SecretVerifier {
     hasher: Hasher,
     keys: KeyRing,
 }
 
-/// What a check of a secret found.
+/// The result of verifying a secret.
 #[derive(Debug)]
 pub enum Verification {
-    /// It is not the secret.
+    /// The secret is wrong.
     Wrong,
-    /// It is, and the proofs at rest are as they should be.
+    /// The secret is right, and the stored tag is up to date.
     Right,
-    /// It is, and this tag should replace the one at rest: it is under the primary key, as new ones are.
+    /// The secret is right, and this tag, under the primary key, should replace the stored one.
     RightWithNewTag(Tag),
 }
 
 impl SecretVerifier {
-    /// A verifier that hashes with `hasher` and tags with the keys of `keys`.
+    /// Creates a verifier.
     pub fn new(hasher: Hasher, keys: KeyRing) -> Self {
         Self { hasher, keys }
     }
 
-    /// How often argon2 has run since the start.
+    /// Returns how often argon2 has run since the start.
     pub fn argon2_runs(&self) -> u64 {
         self.hasher.runs()
     }
 
-    /// How many wait for argon2 now.
+    /// Returns how many argon2 runs wait in the queue.
     pub fn argon2_waiting(&self) -> usize {
         self.hasher.waiting()
     }
 
-    /// The proofs to keep of `secret`.
+    /// Returns the hash to store for `bearer`, and the tag if there is a primary key.
     ///
     /// # Errors
     ///
     /// See [`Hasher::hash`].
-    pub async fn make(&self, secret: &BearerToken) -> Result<(SecretHash, Option<Tag>), HashError> {
-        Ok((self.hasher.hash(secret).await?, self.keys.tag(secret)))
+    pub async fn make(&self, bearer: &BearerToken) -> Result<(SecretHash, Option<Tag>), HashError> {
+        Ok((self.hasher.hash(bearer).await?, self.keys.tag(bearer)))
     }
 
-    /// Checks `secret` against the proofs kept of it.
+    /// Verifies `bearer` against its stored hash and tag.
     ///
     /// # Errors
     ///
     /// See [`Hasher::verify`].
     pub async fn check(
         &self,
-        secret: &BearerToken,
+        bearer: &BearerToken,
         hash: &SecretHash,
         tag: Option<&Tag>,
     ) -> Result<Verification, HashError> {
-        let by_tag = tag.and_then(|tag| self.keys.check(secret, tag));
+        let by_tag = tag.and_then(|tag| self.keys.check(bearer, tag));
         let right = match by_tag {
             Some(right) => right,
-            None => self.hasher.verify(secret, hash).await?,
+            None => self.hasher.verify(bearer, hash).await?,
         };
         if !right {
             return Ok(Verification::Wrong);
@@ -68,6 +68,6 @@ impl SecretVerifier {
         if self.keys.is_current(tag) {
             return Ok(Verification::Right);
         }
-        Ok(self.keys.tag(secret).map_or(Verification::Right, Verification::RightWithNewTag))
+        Ok(self.keys.tag(bearer).map_or(Verification::Right, Verification::RightWithNewTag))
     }
 }

@@ -1,4 +1,4 @@
-//! The gRPC transport: translates, and holds no rule.
+//! The gRPC transport. It translates between protobuf and the registry, and holds no rule.
 
 mod layers;
 mod page_token;

@@ -1,4 +1,4 @@
-//! The gRPC door: translates, and guards the way in. Holds no rule.
+//! The gRPC server: its services, the layers around them, and the limits of its connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,44 +14,50 @@ use tonic::{
 use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
 use tower::ServiceBuilder;
 
-use super::{layers, token_service};
+use super::{
+    layers::{self, MiddlewareLayer},
+    token_service,
+};
 use crate::{
-    proto::{DESCRIPTORS, latchkey::token_service_server::TokenServiceServer},
+    proto::{
+        DESCRIPTORS,
+        latchkey::token_service_server::{SERVICE_NAME, TokenServiceServer},
+    },
     registry::TokenRegistry,
     telemetry::RpcDurations,
 };
 
-/// The name under which the token service reports its health.
-pub const TOKEN_SERVICE: &str = "latchkey.v1.TokenService";
+/// The health service's name for the token service.
+pub const TOKEN_SERVICE: &str = SERVICE_NAME;
 
-/// The name under which health says that the process answers, whatever becomes of the database: what to ask for before
-/// it is restarted.
+/// The health service's name for the process itself. It is serving while the process answers, even if the database is
+/// unavailable, so liveness checks ask for this name.
 pub const LIVENESS: &str = "grpc.health.v1.Health";
 
-/// What callers may ask of the door.
+/// Limits of the gRPC server.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcLimits {
-    /// How long a call may take.
+    /// Maximum duration of a call.
     pub request_timeout: Duration,
-    /// How many calls may be under way.
+    /// Maximum number of calls in flight.
     pub concurrent_requests: usize,
-    /// How many calls may be under way on one connection.
+    /// Maximum number of calls in flight on one connection.
     pub streams: u32,
 }
 
-/// The largest message taken, in bytes. The largest that a well-formed request needs is a tenth of it.
+/// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
-/// The largest set of headers taken, in bytes.
+/// Maximum size of a request's headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// How many streams a peer may have reset before they were accepted (CVE-2023-44487), and how many this side may have
-/// reset for a peer's faults, before the connection is closed.
+/// A connection is closed when its peer has reset more than this many streams before they were accepted
+/// (CVE-2023-44487), or when this side has reset more than `MAX_PEER_ERRORS` streams for protocol errors of the peer.
 const MAX_RESETS: usize = 20;
-const MAX_FAULTS: usize = 100;
-/// When a silent peer is asked for a sign of life, and how long it has for an answer.
+const MAX_PEER_ERRORS: usize = 100;
+/// How long a connection may be idle before the peer is pinged, and how long the peer has to acknowledge the ping.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves on `listener` until `stop`, then until the calls under way are done.
+/// Serves on `listener` until `stop` is cancelled and the calls in flight have ended.
 ///
 /// # Errors
 ///
@@ -70,7 +76,7 @@ pub async fn serve(
         .await
 }
 
-/// A histogram for the calls of the door.
+/// Creates the histogram of the token service's calls.
 ///
 /// # Errors
 ///
@@ -88,28 +94,28 @@ fn router(
     let tokens = TokenServiceServer::new(token_service::TokenHandler { registry })
         .max_decoding_message_size(MAX_MESSAGE);
     let guarded = ServiceBuilder::new()
-        .layer(layers::ObserveLayer { durations })
-        .layer(layers::LoadShedLayer::new(limits.concurrent_requests))
-        .layer(layers::DeadlineLayer { limit: limits.request_timeout })
-        .map_response(layers::blame_the_request)
+        .layer(MiddlewareLayer(layers::Observe { durations }))
+        .layer(MiddlewareLayer(layers::LoadShed::new(limits.concurrent_requests)))
+        .layer(MiddlewareLayer(layers::Deadline { limit: limits.request_timeout }))
+        .map_response(layers::correct_status)
         .named_layer(tokens);
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
-    let health = ServiceBuilder::new().map_response(layers::blame_the_request).named_layer(health);
+    let health = ServiceBuilder::new().map_response(layers::correct_status).named_layer(health);
 
-    // Both versions: older clients ask for v1alpha alone. Health and reflection are not shed: an overloaded service
-    // is not an unhealthy one.
+    // Older clients know only v1alpha. No load is shed from health and reflection: an overloaded service is not an
+    // unhealthy one.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // google.rpc.ErrorInfo and its like, so that grpcurl prints the details of errors.
+            // google.rpc.ErrorInfo and the other details of errors, so that grpcurl can print them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Server::builder()
         .max_concurrent_streams(limits.streams)
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_FAULTS))
+        .http2_max_local_error_reset_streams(Some(MAX_PEER_ERRORS))
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

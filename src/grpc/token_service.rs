@@ -1,4 +1,4 @@
-//! `latchkey.v1.TokenService`: protobuf to the registry's types and back.
+//! `latchkey.v1.TokenService`: converts between protobuf messages and the registry's types.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use super::{page_token, status::Violations};
 use crate::{
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
     registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
-    token::{Expiry, PageSize, Prefix, Scope, ScopeError, Scopes, Token, TokenName},
+    token::{Expiry, PageSize, Prefix, Scopes, ScopesError, Token, TokenName},
 };
 
-/// The service over a registry.
+/// Answers the calls of the token service from a registry.
 #[derive(Clone, Debug)]
 pub(super) struct TokenHandler {
     pub(super) registry: Arc<TokenRegistry>,
@@ -58,8 +58,8 @@ impl TokenService for TokenHandler {
         let size = violations.check("page_size", PageSize::parse(request.page_size));
         let before = match &user {
             Some(user) if !request.page_token.is_empty() => {
-                let place = page_token::decode(user, &request.page_token);
-                violations.check("page_token", place.map(Some).ok_or(BAD_PAGE_TOKEN))
+                let cursor = page_token::decode(user, &request.page_token);
+                violations.check("page_token", cursor.map(Some).ok_or(BAD_PAGE_TOKEN))
             }
             _ => Some(None),
         };
@@ -96,14 +96,14 @@ impl TokenService for TokenHandler {
         request: Request<pb::ValidateTokenRequest>,
     ) -> Result<Response<pb::ValidateTokenResponse>, Status> {
         let request = request.into_inner();
-        let secret = Zeroizing::new(request.secret);
+        let bearer = Zeroizing::new(request.secret);
         let mut violations = Violations::default();
         let required = check_scopes(&mut violations, "required_scopes", &request.required_scopes);
         let Some(required) = required else {
             return Err(violations.into_status());
         };
 
-        let outcome = match self.registry.validate(&secret, &required).await? {
+        let outcome = match self.registry.validate(&bearer, &required).await? {
             Verdict::Valid(token) => Outcome::Valid(to_proto(&token, self.registry.prefix())),
             Verdict::Invalid(reason) => {
                 Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })
@@ -113,24 +113,24 @@ impl TokenService for TokenHandler {
     }
 }
 
-/// The set of scopes in `texts`; each one at fault is a violation of its own.
+/// Parses scopes; each one that is wrong is reported as a violation of its own.
 fn check_scopes(violations: &mut Violations, field: &str, texts: &[String]) -> Option<Scopes> {
-    if texts.len() > Scopes::MAX {
-        return violations.check(field, Err(ScopeError::TooMany(texts.len())));
+    match Scopes::parse(texts) {
+        Err(ScopesError::Items(errors)) => {
+            for (index, error) in errors {
+                violations.check::<(), _>(&format!("{field}[{index}]"), Err(error));
+            }
+            None
+        }
+        parsed => violations.check(field, parsed),
     }
-    let scopes: Vec<Option<Scope>> = texts
-        .iter()
-        .enumerate()
-        .map(|(place, text)| violations.check(&format!("{field}[{place}]"), text.parse()))
-        .collect();
-    scopes.into_iter().collect::<Option<_>>().map(Scopes::new)
 }
 
 const BAD_PAGE_TOKEN: &str =
     "is not a next_page_token of this user's list; leave it empty for the first page";
 
 fn token_id(text: &str) -> Result<Uuid, &'static str> {
-    // Its other forms, as `Uuid` reads them, are not what the service answers with.
+    // `Uuid` also accepts other forms, which the service never returns.
     let hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
     let id = hyphenated.then(|| Uuid::try_parse(text).ok()).flatten();
     id.ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")

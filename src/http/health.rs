@@ -1,4 +1,4 @@
-//! `GET /livez` and `GET /readyz`: whether to let this replica be, and whether to send it calls.
+//! `GET /livez` says whether to restart this replica, and `GET /readyz` whether to send it calls.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use axum::{
 
 use super::{HttpState, problem::Problem};
 
-/// That it answers is the answer. It knows nothing of the database: a restart does not bring one back.
+/// Always answers 200 and never checks the database: a restart would not bring it back.
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-/// The answer is at most a second old, so that asking costs the database nothing.
+/// Answers from the last database check, which is at most two seconds old. Probes cost the database nothing.
 pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
     match state.unready.borrow().as_deref() {
         None => "ready\n".into_response(),

@@ -1,4 +1,4 @@
-//! Takes connections: a bounded number, each with a bounded time for the head of a request.
+//! Accepts a bounded number of connections, each with a bounded time for the head of a request.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -9,48 +9,52 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
 
-/// How many connections may be open; further ones wait to be taken.
+/// Maximum number of open connections. Further ones wait to be accepted.
 const CONNECTIONS: usize = 1_024;
-/// How long the head of a request may take to arrive, and how long a connection may lie idle before it.
+/// How long the head of a request may take to arrive, including the time that the connection is idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait after a connection could not be taken, for want of file descriptors for instance.
+/// How long to wait after `accept` failed, for instance because the process has no free file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, then until the requests under way are done.
+/// Serves until `stop` is cancelled and the requests in flight have ended.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let (room, open) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    let (permits, open) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
     let service = TowerToHyperService::new(router);
-    while let Some(taken) = stop.run_until_cancelled(take(&listener, &room)).await {
-        let (stream, place) = match taken {
-            Ok(taken) => taken,
+    while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &permits)).await {
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "an HTTP connection could not be taken");
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
         let connection = open.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tokio::spawn(async move {
-            let _held = place;
-            // Whoever hangs up, or says what is no HTTP, is of no concern.
+            let _permit = permit;
+            // Client disconnects and malformed requests are not our errors.
             let _ = connection.await;
         });
     }
     open.shutdown().await;
 }
 
-async fn take(
+/// Accepts a connection when there is a permit for it.
+async fn accept(
     listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    // It is only slower without.
+    // Without it the connection is slower, but works.
     let _ = stream.set_nodelay(true);
-    Ok((stream, place))
+    Ok((stream, permit))
 }

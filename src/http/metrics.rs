@@ -1,6 +1,6 @@
-//! `GET /metrics`: what is measured, in Prometheus' text format 0.0.4.
+//! `GET /metrics`: metrics in Prometheus' text format 0.0.4.
 //!
-//! What is counted is counted where it happens, and gathered here when it is asked for. No label holds the id of a user
+//! The counters live where their events happen and are gathered here on each request. No label holds the id of a user
 //! or of a token.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use prometheus::{
 use super::{HttpState, problem::Problem};
 use crate::{registry::Reason, telemetry::LOG_LINES_DROPPED};
 
-/// The commit that it was built from, if its builder said.
+/// The commit of this build, if the build sets the variable.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
     Some(revision) => revision,
     None => "unknown",
@@ -29,8 +29,8 @@ pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
     match text {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be shown");
-            Problem::unavailable("metrics could not be shown").into_response()
+            tracing::error!(%error, "metrics could not be encoded");
+            Problem::unavailable("metrics could not be encoded").into_response()
         }
     }
 }
@@ -41,14 +41,14 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     families.extend(events(state)?);
     families.extend(database(state)?);
     let info = GaugeVec::new(
-        Opts::new("latchkey_build_info", "The version of this replica; always 1."),
+        Opts::new("latchkey_build_info", "Version of this replica; the value is always 1."),
         &["version", "revision"],
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1.0);
     families.extend(info.collect());
     families.extend(counter(
         "latchkey_log_lines_dropped_total",
-        "Lines of the log that were lost, because standard error was not read quickly enough or is closed.",
+        "Log lines that were dropped because standard error was not read quickly enough or is closed.",
         LOG_LINES_DROPPED.get(),
     )?);
     Ok(families)
@@ -58,7 +58,7 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
     let registry = &state.registry;
     let memory = registry.cache_statistics();
     let validations = IntCounterVec::new(
-        Opts::new("latchkey_validations_total", "Secrets that were judged, by outcome."),
+        Opts::new("latchkey_validations_total", "Bearer tokens that were validated, by outcome."),
         &["outcome"],
     )?;
     let outcomes = Reason::ALL.into_iter().map(|reason| (reason.name(), Some(reason)));
@@ -67,16 +67,24 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
     }
     Ok([
         validations.collect(),
-        counter("latchkey_cache_hits_total", "Secrets that were judged from memory.", memory.hits)?,
-        counter("latchkey_cache_misses_total", "Secrets that were not judged from memory.", memory.misses)?,
+        counter("latchkey_cache_hits_total", "Validations answered from memory.", memory.hits)?,
+        counter(
+            "latchkey_cache_misses_total",
+            "Validations that looked the token up in the database.",
+            memory.misses,
+        )?,
         gauge("latchkey_cache_entries", "Tokens in memory.", memory.entries as f64)?,
         gauge(
             "latchkey_revocation_tail_lag_seconds",
-            "How old this replica's view of the revocations is.",
+            "Age of this replica's view of the revocation log.",
             memory.tail_lag.as_secs_f64(),
         )?,
         counter("latchkey_argon2_runs_total", "Runs of argon2.", registry.argon2_runs())?,
-        gauge("latchkey_argon2_waiting", "Secrets that wait for argon2.", registry.argon2_waiting() as f64)?,
+        gauge(
+            "latchkey_argon2_waiting",
+            "Secrets that wait for a run of argon2.",
+            registry.argon2_waiting() as f64,
+        )?,
     ]
     .concat())
 }
@@ -86,17 +94,17 @@ fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let mut families = [
         counter(
             "latchkey_events_handled_total",
-            "Events whose consequences are committed.",
+            "Account events whose effect is committed.",
             events.handled(),
         )?,
         counter(
             "latchkey_events_redelivered_total",
-            "Messages that had been delivered before.",
+            "Messages that NATS delivered more than once.",
             events.redelivered(),
         )?,
         counter(
             "latchkey_events_dead_lettered_total",
-            "Messages that went to the dead letters.",
+            "Messages that were stored as dead letters.",
             events.dead_lettered(),
         )?,
     ]
@@ -104,14 +112,14 @@ fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     if state.subscribes {
         families.extend(gauge(
             "latchkey_subscriber_attached",
-            "Whether the subscriber is attached to its stream.",
+            "1 if the subscriber is attached to its stream, else 0.",
             f64::from(u8::from(events.is_attached())),
         )?);
     }
     if let Some(lag) = events.lag() {
         families.extend(gauge(
             "latchkey_consumer_lag_messages",
-            "Messages of the stream that no replica has acknowledged, when the broker was last asked.",
+            "Messages of the stream that no replica had acknowledged when NATS was last asked.",
             lag as f64,
         )?);
     }
@@ -120,11 +128,11 @@ fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
 
 fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let connections = GaugeVec::new(
-        Opts::new("latchkey_database_connections", "Connections to the database, by pool and state."),
+        Opts::new("latchkey_database_connections", "Database connections, by pool and state."),
         &["pool", "state"],
     )?;
     let most = GaugeVec::new(
-        Opts::new("latchkey_database_connections_max", "Connections that a pool may have."),
+        Opts::new("latchkey_database_connections_max", "Maximum number of connections of a pool."),
         &["pool"],
     )?;
     for pool in state.store.pools() {

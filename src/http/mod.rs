@@ -1,4 +1,4 @@
-//! The HTTP transport: account events, metrics, health. Translates, and holds no rule.
+//! The HTTP transport: account events, metrics and health. It translates, and holds no rule.
 
 mod account_events;
 mod health;

@@ -1,4 +1,4 @@
-//! Errors as HTTP tells them: a status and problem details in JSON (RFC 9457).
+//! Errors as HTTP responses: a status and problem details in JSON (RFC 9457).
 
 use axum::{
     http::{
@@ -17,12 +17,12 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// 400: it will fail whenever it is sent.
+    /// 400: the same request always fails.
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, detail: detail.into() }
     }
 
-    /// 503: it may succeed when it is sent again.
+    /// 503: the same request may succeed later.
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, detail: detail.into() }
     }

@@ -1,4 +1,4 @@
-//! The HTTP door: translates, and guards the way in. Holds no rule.
+//! The HTTP server: its routes, their limits and their spans.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,52 +26,53 @@ use crate::{
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
 };
 
-/// What the door answers from.
+/// What the handlers share.
+#[allow(missing_docs)]
 #[derive(Debug)]
 pub struct HttpState {
-    /// The rules.
     pub registry: Arc<TokenRegistry>,
-    /// The database, for the numbers of its connections.
+    /// For metrics of its connection pools.
     pub store: Store,
-    /// The durations of gRPC calls.
+    /// Durations of gRPC calls, for metrics.
     pub durations: RpcDurations,
-    /// What became of the events.
     pub events: Arc<EventCounts>,
-    /// Whether there is a subscriber.
+    /// Whether this replica subscribes to events on NATS.
     pub subscribes: bool,
-    /// Why no calls should be sent here, if there is a reason.
+    /// Why this replica is not ready for calls; `None` if it is ready.
     pub unready: watch::Receiver<Option<String>>,
 }
 
-/// What callers may ask of the door.
+/// Limits of `POST /events`.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// How long a request may take.
+    /// Maximum duration of a request.
     pub request_timeout: Duration,
-    /// How many requests may be under way.
+    /// Maximum number of requests in flight.
     pub concurrent_requests: usize,
 }
 
-/// The largest body taken, in bytes. The largest that a well-formed event needs is a tenth of it.
+/// Maximum size of a request body, in bytes: ten times what the largest well-formed event needs.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What stands for a method that no route has: OpenTelemetry's word.
+/// Stands for every method that no route has. The name is from OpenTelemetry's conventions.
 const OTHER: &str = "_OTHER";
 
-/// Serves on `listener` until `stop`, then until the requests under way are done.
+/// Serves on `listener` until `stop` is cancelled and the requests in flight have ended.
 pub async fn serve(listener: TcpListener, state: HttpState, limits: HttpLimits, stop: CancellationToken) {
     listener::serve(listener, router(Arc::new(state), limits), stop).await;
 }
 
 fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
-    let guard =
-        Guard { room: Arc::new(Semaphore::new(limits.concurrent_requests)), limit: limits.request_timeout };
+    let bounds = Bounds {
+        permits: Arc::new(Semaphore::new(limits.concurrent_requests)),
+        timeout: limits.request_timeout,
+    };
     Router::new()
         .route("/events", post(account_events::receive))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(guard, admit))
+        .layer(from_fn_with_state(bounds, admit))
         .layer(from_fn(trace))
-        // Not under guard: they wait for nothing, and are needed most when there is too much to do.
+        // Unbounded: these never wait, and are needed most during overload.
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -79,23 +80,23 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
 }
 
 #[derive(Clone)]
-struct Guard {
-    room: Arc<Semaphore>,
-    limit: Duration,
+struct Bounds {
+    permits: Arc<Semaphore>,
+    timeout: Duration,
 }
 
-/// Bounds how many requests are under way, and how long each may take.
-async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let Ok(_place) = guard.room.try_acquire() else {
-        return Problem::unavailable("the service has too much to do").into_response();
+/// Bounds the number of requests in flight and the duration of each.
+async fn admit(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = bounds.permits.try_acquire() else {
+        return Problem::unavailable("the service is overloaded").into_response();
     };
-    tokio::time::timeout(guard.limit, next.run(request))
+    tokio::time::timeout(bounds.timeout, next.run(request))
         .await
-        .unwrap_or_else(|_| Problem::unavailable("the request took longer than it may").into_response())
+        .unwrap_or_else(|_| Problem::unavailable("the request took longer than allowed").into_response())
 }
 
-/// Makes the span of a request, if it is traced, by OpenTelemetry's conventions for HTTP. Of a path that leads nowhere
-/// there is none: a caller could make up any number of names.
+/// Creates the span of a request, if it is traced, by OpenTelemetry's conventions for HTTP. A path without a route has
+/// no span, since callers could invent any number of names.
 async fn trace(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let Some(route) = route else { return next.run(request).await };
     let method = if request.method() == Method::POST { "POST" } else { OTHER };

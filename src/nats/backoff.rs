@@ -1,12 +1,11 @@
-//! Delays between attempts.
+//! Exponential backoff between attempts.
 
 use std::time::Duration;
 
-/// The first delay after a failure, and the longest.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Returns the delay after the `attempt`th failure in a row, from 1: twice the one before, up to a limit.
+/// Returns the delay after the `attempt`th failure in a row, counted from 1. It doubles from 0.5 s up to 30 s.
 pub(super) fn delay(attempt: u64) -> Duration {
     let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
     FIRST.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST)

@@ -13,70 +13,65 @@ use tokio::sync::watch;
 
 use super::backoff::delay;
 
-/// Where the events come from.
+/// Settings of the subscriber.
 #[derive(Clone, Debug)]
 pub struct NatsSettings {
-    /// The broker; may hold a password.
+    /// One or several broker URLs with commas between them; may contain a password.
     pub url: SecretString,
-    /// The stream of the identity service.
+    /// The identity service's stream.
     pub stream: String,
-    /// The subject on that stream.
+    /// The subject of UserDeleted on that stream; may have wildcards.
     pub subject: String,
-    /// The name of the consumer that all replicas share.
+    /// The name of the durable consumer that all replicas share.
     pub durable: String,
-    /// Whether to make the stream where there is none.
+    /// Whether to create the stream if it does not exist.
     pub create_stream: bool,
-    /// How long the broker waits for an answer before it delivers a message again.
+    /// How long the broker waits for an acknowledgement before it redelivers a message.
     pub ack_wait: Duration,
-    /// File with the credentials: a JWT and its seed.
+    /// A `.creds` file: a JWT and its seed.
     pub credentials: Option<PathBuf>,
-    /// Whether to insist on TLS.
+    /// Whether to refuse connections without TLS.
     pub tls: bool,
-    /// File with the certificate authorities to trust beside the machine's.
+    /// A PEM file with CA certificates that are trusted in addition to the system's.
     pub tls_ca: Option<PathBuf>,
-    /// Files with this client's certificate and its key.
+    /// PEM files with the client certificate and its key.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Why there is no subscriber, and never will be with these settings.
+/// Settings with which the subscriber can never connect.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
-    /// The URL is none; it may hold a password and is not shown.
+    /// A URL cannot be parsed. It may contain a password, so the message does not quote it.
     #[error(
-        "--nats-url (LATCHKEY_NATS_URL) must be nats://HOST:PORT or tls://HOST:PORT, or several with commas between"
+        "--nats-url (LATCHKEY_NATS_URL): is not a URL; must be nats://HOST:PORT or tls://HOST:PORT, or several of \
+         these with commas between them"
     )]
     Url,
-    /// The credentials are not of their form.
+    /// The credentials file cannot be parsed.
     #[error("--nats-credentials (LATCHKEY_NATS_CREDENTIALS): {0}")]
     Credentials(std::io::Error),
     /// A file cannot be read.
-    #[error("{setting} names {}, which cannot be read: {error}", .file.display())]
-    File {
-        /// The setting.
-        setting: &'static str,
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The TLS files cannot be used.
+    #[error("{setting}: cannot read {}: {error}", .file.display())]
+    #[allow(missing_docs)]
+    File { setting: &'static str, file: PathBuf, error: std::io::Error },
+    /// The TLS files cannot be used, or do not belong together.
     #[error("--nats-tls-ca, --nats-tls-cert and --nats-tls-key (LATCHKEY_NATS_TLS_…): {0}")]
     Connect(#[from] async_nats::ConnectError),
 }
 
-/// A connection to the broker; it comes back by itself, unless its task has died.
+/// A connection to the broker. The client reconnects by itself, unless its task has ended.
 pub(super) struct Connection {
     pub(super) jetstream: jetstream::Context,
-    /// Changes when the connection is lost; closed when its task has ended.
+    /// Changes when the connection is lost; closed once the client's task has ended.
     pub(super) disconnected: watch::Receiver<()>,
 }
 
 impl Connection {
-    /// Connects in the background: a broker that is away is no error.
+    /// Starts to connect in the background. A broker that is down is not an error.
     ///
     /// # Errors
     ///
-    /// The settings cannot be used.
+    /// The settings are wrong.
     pub(super) async fn open(settings: &NatsSettings) -> Result<Self, NatsError> {
         let servers: Vec<ServerAddr> = settings
             .url
@@ -86,13 +81,13 @@ impl Connection {
             .collect::<Result<_, _>>()?;
         let (disconnects, disconnected) = watch::channel(());
         let options = connect_options(settings, disconnects).await?;
-        let (options, servers) = with_login(options, servers)?;
+        let (options, servers) = extract_login(options, servers)?;
         let client = options.connect(servers).await?;
         Ok(Self { jetstream: jetstream::new(client), disconnected })
     }
 
-    /// Returns whether the client's task has ended, after which nothing can be sent any more. The callback that the task
-    /// calls holds the sending half of `disconnected`.
+    /// Returns whether the client's task has ended; nothing can be sent after that. The task owns the event callback,
+    /// and with it the sending half of `disconnected`.
     pub(super) fn is_closed(&mut self) -> bool {
         self.disconnected.mark_unchanged();
         self.disconnected.has_changed().is_err()
@@ -135,33 +130,35 @@ async fn connect_options(
     Ok(options.require_tls(settings.tls))
 }
 
-/// Takes what the URLs say of a user, `USER:PASSWORD@` or `TOKEN@`, out of them: the client would not use it, and would
-/// log it.
-fn with_login(
+/// Moves the login, `USER:PASSWORD@` or `TOKEN@`, from the URLs to the options. The client ignores a login in a URL,
+/// and logs the URL.
+fn extract_login(
     options: ConnectOptions,
     servers: Vec<ServerAddr>,
 ) -> Result<(ConnectOptions, Vec<ServerAddr>), NatsError> {
     let login = servers.iter().find_map(|server| Some((server.username()?, server.password())));
     let options = match login {
-        Some((user, Some(password))) => options.user_and_password(decoded(user)?, decoded(password)?),
-        Some((token, None)) => options.token(decoded(token)?),
+        Some((user, Some(password))) => {
+            options.user_and_password(percent_decode(user)?, percent_decode(password)?)
+        }
+        Some((token, None)) => options.token(percent_decode(token)?),
         None => options,
     };
-    let without = servers.into_iter().map(|server| {
+    let stripped = servers.into_iter().map(|server| {
         let mut url = server.into_inner();
         url.set_username("").map_err(|()| NatsError::Url)?;
         url.set_password(None).map_err(|()| NatsError::Url)?;
         ServerAddr::from_url(url).map_err(|_| NatsError::Url)
     });
-    Ok((options, without.collect::<Result<_, _>>()?))
+    Ok((options, stripped.collect::<Result<_, _>>()?))
 }
 
-/// A part of a URL as it was before it was percent-encoded.
-fn decoded(part: &str) -> Result<String, NatsError> {
+/// Decodes the percent encoding of a part of a URL.
+fn percent_decode(part: &str) -> Result<String, NatsError> {
     Ok(percent_decode_str(part).decode_utf8().map_err(|_| NatsError::Url)?.into_owned())
 }
 
-/// The client would find out only when it connects, and try for ever.
+/// Checks a file at startup: the client would only read it when it connects, and would retry for ever.
 fn check_readable(setting: &'static str, file: &Path) -> Result<(), NatsError> {
     match File::open(file) {
         Ok(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! The durable consumer that all replicas share: made when it is missing, refused when its settings would lose messages
-//! or deliver others.
+//! The durable consumer that all replicas share. It is created if it does not exist, and refused if its settings
+//! would lose messages or deliver those of other events.
 
 use async_nats::jetstream::{
     consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull},
@@ -9,14 +9,15 @@ use async_nats::jetstream::{
 
 use super::NatsSettings;
 
-/// How many unanswered messages the broker lets the replicas have together.
+/// How many messages may be delivered and not acknowledged at once, over all replicas.
 pub(super) const MAX_ACK_PENDING: i64 = 1_024;
 
-/// A consumer that cannot be used as it is.
+/// The consumer exists with settings that are not safe to use.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "consumer {name:?} of stream {stream:?} has settings that lose messages or deliver others: {}; delete the consumer \
-     (nats consumer rm {stream} {name}), which is then made anew, or name another one in LATCHKEY_NATS_DURABLE",
+    "consumer {name:?} of stream {stream:?} has settings that lose messages or deliver those of other events: {}; \
+     delete it (nats consumer rm {stream} {name}), and Latchkey creates it again, or set LATCHKEY_NATS_DURABLE to \
+     another name",
     .differences.join("; ")
 )]
 pub(super) struct ConsumerRefused {
@@ -25,16 +26,16 @@ pub(super) struct ConsumerRefused {
     differences: Vec<String>,
 }
 
-/// Returns the consumer, making it where there is none.
+/// Returns the consumer, and creates it if it does not exist.
 ///
 /// # Errors
 ///
-/// It exists with other settings ([`ConsumerRefused`]), or the broker does not answer.
+/// [`ConsumerRefused`] if it exists with other settings; or an error of the broker.
 pub(super) async fn find_or_create(
     stream: &stream::Stream,
     settings: &NatsSettings,
 ) -> Result<PullConsumer, async_nats::Error> {
-    // Checked before the client is made: the client's own error for a push consumer names no setting.
+    // Before the client looks at it: the client's own error for a push consumer does not name the setting.
     match stream.consumer_info(&settings.durable).await {
         Ok(info) => check(&info, &settings.subject)?,
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
@@ -53,15 +54,15 @@ pub(super) async fn find_or_create(
     Ok(stream.get_or_create_consumer(&settings.durable, wanted).await?)
 }
 
-/// Checks that the consumer delivers every message of `subject`, and no other, until it is acknowledged.
+/// Checks that the consumer delivers the messages of `subject` and no others, each until it is acknowledged.
 ///
 /// # Errors
 ///
-/// The settings that differ from this.
+/// Lists each setting that differs.
 pub(super) fn check(info: &consumer::Info, subject: &str) -> Result<(), ConsumerRefused> {
     let config = &info.config;
     let mut differences = Vec::new();
-    let mut demand = |holds: bool, setting: &str, value: String, wanted: &str| {
+    let mut require = |holds: bool, setting: &str, value: String, wanted: &str| {
         if !holds {
             differences.push(format!("{setting} is {value}, must be {wanted}"));
         }
@@ -69,19 +70,19 @@ pub(super) fn check(info: &consumer::Info, subject: &str) -> Result<(), Consumer
     let wanted = format!("{subject:?}");
     if config.filter_subjects.is_empty() {
         let filter = &config.filter_subject;
-        demand(filter == subject, "filter_subject", format!("{filter:?}"), &wanted);
+        require(filter == subject, "filter_subject", format!("{filter:?}"), &wanted);
     } else {
         let filters = &config.filter_subjects;
-        demand(filters == &[subject], "filter_subjects", format!("{filters:?}"), &format!("[{wanted}]"));
+        require(filters == &[subject], "filter_subjects", format!("{filters:?}"), &format!("[{wanted}]"));
     }
     let policy = config.deliver_policy;
-    demand(policy == DeliverPolicy::All, "deliver_policy", name(policy), "\"all\"");
+    require(policy == DeliverPolicy::All, "deliver_policy", name(policy), "\"all\"");
     let policy = config.ack_policy;
-    demand(policy == AckPolicy::Explicit, "ack_policy", name(policy), "\"explicit\"");
-    demand(config.max_deliver <= 0, "max_deliver", config.max_deliver.to_string(), "-1");
-    demand(!config.headers_only, "headers_only", "true".to_owned(), "false");
+    require(policy == AckPolicy::Explicit, "ack_policy", name(policy), "\"explicit\"");
+    require(config.max_deliver <= 0, "max_deliver", config.max_deliver.to_string(), "-1");
+    require(!config.headers_only, "headers_only", "true".to_owned(), "false");
     if let Some(target) = &config.deliver_subject {
-        demand(false, "deliver_subject", format!("{target:?}"), "unset (a pull consumer)");
+        require(false, "deliver_subject", format!("{target:?}"), "unset (a pull consumer)");
     }
     if differences.is_empty() {
         return Ok(());
@@ -89,10 +90,10 @@ pub(super) fn check(info: &consumer::Info, subject: &str) -> Result<(), Consumer
     Err(ConsumerRefused { name: info.name.clone(), stream: info.stream_name.clone(), differences })
 }
 
-/// The name of a policy, as JetStream and its tools write it.
+/// Returns the name of a policy as JetStream writes it.
 fn name(policy: impl serde::Serialize + std::fmt::Debug) -> String {
     match serde_json::to_value(&policy) {
-        // A policy with an argument is an object whose values tell all.
+        // A policy with an argument is an object that holds the name under this key.
         Ok(value) => value.get("deliver_policy").unwrap_or(&value).to_string(),
         Err(_) => format!("{policy:?}"),
     }

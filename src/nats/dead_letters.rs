@@ -1,4 +1,4 @@
-//! Messages that can never be read: kept, with the reason, for a person to look at.
+//! Dead letters: copies of messages that can never be handled, each with the reason, for an operator to inspect.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use opentelemetry::propagation::Injector;
 use super::handler::Delivery;
 use crate::telemetry::inject;
 
-/// Where the copies go. Both names are relied on from outside.
+/// Operators, permissions and tools rely on both names: they must not change.
 const STREAM: &str = "LATCHKEY_DEAD_LETTERS";
 const SUBJECT: &str = "latchkey.v1.dead_letter";
-/// How long and how many are kept: somebody looks, or nobody ever will.
 const MAX_AGE: Duration = Duration::from_secs(90 * 86_400);
 const MAX_MESSAGES: i64 = 100_000;
-/// How many bytes of the original's headers, and of its header block, a copy carries: JetStream takes headers of 64 KiB.
+/// How many bytes of the original's headers, and of its encoded header block, a copy carries. JetStream limits all
+/// headers of a message to 64 KiB.
 const MAX_ORIGINAL_HEADERS: usize = 24 * 1024;
-/// What the copy's headers may add to a message, in bytes, below what the broker takes as one.
+/// Spare bytes below the broker's limit on a message, for what the copy and the protocol add to the headers.
 const HEADROOM: usize = 4 * 1024;
-/// The longest reason that is kept, in bytes: a fault may quote what it is about.
+/// The longest reason that is kept, in bytes. A reason may quote the message.
 const MAX_REASON: usize = 1024;
 
-/// Makes the stream of dead letters where there is none.
+/// Creates the stream of dead letters if it does not exist.
 pub(super) async fn prepare(jetstream: &jetstream::Context) -> Result<(), async_nats::Error> {
     let config = stream::Config {
         name: STREAM.to_owned(),
-        description: Some("Messages that Latchkey could never read, with the reason".to_owned()),
+        description: Some("Messages that Latchkey can never handle, with the reason".to_owned()),
         subjects: vec![SUBJECT.to_owned()],
         max_age: MAX_AGE,
         max_messages: MAX_MESSAGES,
@@ -39,8 +39,8 @@ pub(super) async fn prepare(jetstream: &jetstream::Context) -> Result<(), async_
     Ok(())
 }
 
-/// Copies a message, and returns once JetStream has the copy. The same message copied twice within JetStream's window
-/// for duplicates is kept once.
+/// Copies a message and returns once JetStream has stored the copy. A message that is copied twice within JetStream's
+/// deduplication window is stored once.
 pub(super) async fn write(
     jetstream: &jetstream::Context,
     delivery: &Delivery,
@@ -75,13 +75,13 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// The original's headers, as far as the copy can carry them: those that do not fit into `longest` bytes are left out.
+/// Returns the original's headers. Those that do not fit into `longest` bytes are omitted and counted.
 fn original_headers(delivery: &Delivery, longest: usize) -> HeaderMap {
     let original = delivery.message.headers.iter().flat_map(HeaderMap::iter);
     let all = original.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value)));
     let (mut headers, mut length, mut omitted) = (HeaderMap::new(), 0, 0);
     for (name, value) in all {
-        // These tell the broker what to do with a message; on the copy they only tell what was.
+        // The broker acts on these headers. On the copy they are only information.
         let kept = if name.to_ascii_lowercase().starts_with("nats-") {
             format!("Latchkey-Original-{name}")
         } else {
@@ -101,7 +101,7 @@ fn original_headers(delivery: &Delivery, longest: usize) -> HeaderMap {
     headers
 }
 
-/// Lets the copy be a part of the trace; what the original said of it is replaced.
+/// Injects the trace context into the copy, in place of the original's.
 struct Carrier<'a>(&'a mut HeaderMap);
 
 impl Injector for Carrier<'_> {
@@ -123,7 +123,7 @@ fn line_length(name: &str, value: &str) -> usize {
     name.len() + value.len() + ": \r\n".len()
 }
 
-/// The reason as a header's value: no line breaks, not too long.
+/// Returns a text as a header value: without control characters, and at most [`MAX_REASON`] bytes.
 fn one_line(reason: &str) -> String {
     let mut line: String =
         reason.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();

@@ -1,4 +1,4 @@
-//! Handles one message: applies it or writes a dead letter, then answers the broker.
+//! Handles one message: applies the event or writes a dead letter, then acknowledges the message.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,28 +13,28 @@ use crate::{
     telemetry::{ENTRY, NatsHeaders, enter},
 };
 
-/// A message, as it was delivered or as it was fetched from the stream.
+/// A message that was delivered by the consumer or fetched from the stream.
 pub(super) struct Delivery {
-    /// With those headers that can be read.
+    /// The message, with the headers that can be read.
     pub(super) message: Message,
-    /// The whole header block, if the client library cannot read it or the subject. The message was fetched then.
+    /// The raw header block, if the client library cannot deliver the message. It was then fetched from the stream.
     pub(super) undeliverable: Option<Vec<u8>>,
 }
 
-/// Handles messages; clones share everything.
+/// Handles messages. Clones share the same state.
 #[derive(Clone)]
 pub(super) struct Handler {
     pub(super) jetstream: jetstream::Context,
     pub(super) registry: Arc<TokenRegistry>,
     pub(super) counts: Arc<EventCounts>,
-    /// The configured subject, which may have wildcards.
+    /// The configured subject; may have wildcards.
     pub(super) subject: Arc<str>,
-    /// How long handling may take.
-    pub(super) bound: Duration,
+    /// How long the transaction for one message may take.
+    pub(super) timeout: Duration,
 }
 
 impl Handler {
-    /// Handles a message and answers the broker. Returns whether the message is answered for good.
+    /// Handles a message and acknowledges it. Returns whether it is settled: it will not be redelivered.
     pub(super) async fn handle(&self, delivery: Delivery) -> bool {
         let message = &delivery.message;
         let info = message.info().ok();
@@ -59,39 +59,42 @@ impl Handler {
                 latchkey.answer = Empty,
             )
         });
-        self.answer(&delivery, &id, deliveries).instrument(span).await
+        self.process_and_ack(&delivery, &id, deliveries).instrument(span).await
     }
 
-    async fn answer(&self, delivery: &Delivery, id: &str, deliveries: u64) -> bool {
+    async fn process_and_ack(&self, delivery: &Delivery, id: &str, deliveries: u64) -> bool {
         let answer = match self.process(delivery, id).await {
             Ok(answer) => answer,
-            Err(error) => give_back(delivery, id, deliveries, &error),
+            Err(error) => retry_later(delivery, id, deliveries, &error),
         };
         let (word, status, is_final) = match answer {
             AckKind::Ack => ("acknowledged", "OK", true),
             AckKind::Term => ("dead-lettered", "ERROR", true),
-            _ => ("given back", "ERROR", false),
+            _ => ("to be redelivered", "ERROR", false),
         };
         Span::current().record("latchkey.answer", word).record("otel.status_code", status);
         let sent = if delivery.undeliverable.is_some() {
-            // Nobody else can handle it: whether the broker took the answer must be known.
+            // The broker must confirm it: a redelivery would break the connection again.
             delivery.message.double_ack_with(answer).await
         } else {
             delivery.message.ack_with(answer).await
         };
-        // If the answer is lost the message comes again, and changes nothing.
+        // Harmless: a redelivered message changes nothing.
         if let Err(error) = &sent {
-            tracing::warn!(message_id = id, %error, "a message was not answered; it will come again");
+            tracing::warn!(message_id = id, %error, "a message could not be acknowledged; it will be redelivered");
         }
         is_final && sent.is_ok()
     }
 
-    /// Applies the message or writes a dead letter, and returns the answer for the broker; or why neither was done.
+    /// Applies the event or writes a dead letter, and returns the acknowledgement to send; or why neither could be
+    /// done.
     async fn process(&self, delivery: &Delivery, id: &str) -> Result<AckKind, String> {
         let reason = match self.read(delivery, id) {
             Ok(event) => {
-                let applied = tokio::time::timeout(self.bound, event.apply(&self.registry)).await;
-                applied.map_err(|_| "it took too long".to_owned())?.map_err(|error| error.to_string())?;
+                let applied = tokio::time::timeout(self.timeout, event.apply(&self.registry)).await;
+                applied
+                    .map_err(|_| "the transaction took too long".to_owned())?
+                    .map_err(|error| error.to_string())?;
                 self.counts.count_handled();
                 if delivery.undeliverable.is_some() {
                     tracing::warn!(message_id = id, "a message with damaged headers was handled by its body");
@@ -102,8 +105,12 @@ impl Handler {
         };
         dead_letters::write(&self.jetstream, delivery, &reason)
             .await
-            .map_err(|error| format!("no dead letter could be written: {error}"))?;
-        tracing::error!(message_id = id, reason, "a message can never be read; it is in the dead letters");
+            .map_err(|error| format!("the dead letter could not be written: {error}"))?;
+        tracing::error!(
+            message_id = id,
+            reason,
+            "a message can never be read; it was copied to the dead letters"
+        );
         self.counts.count_dead_lettered();
         Ok(AckKind::Term)
     }
@@ -114,28 +121,28 @@ impl Handler {
             let subject = message.subject.as_str();
             return Err(format!("subject: is {subject:?}; only messages of {:?} are applied", self.subject));
         }
-        // Where the subject does not tell what a message is, only the type of a CloudEvent does.
+        // With wildcards the subject does not identify the event; only the type of a CloudEvent does.
         let plain_id = (!subject::has_wildcard(&self.subject)).then(|| id.to_owned());
         let headers = NatsHeaders(message.headers.as_ref());
         let header = |wanted: &str| headers.first(wanted);
         if undeliverable.is_none() {
             return UserDeleted::read(header, &message.payload, plain_id).map_err(|error| error.to_string());
         }
-        UserDeleted::read_without_some_headers(header, &message.payload, plain_id, id).map_err(|error| {
-            format!("headers or subject: cannot be read; the body alone does not do: {error}")
+        UserDeleted::read_with_damaged_headers(header, &message.payload, plain_id, id).map_err(|error| {
+            format!("headers or subject: cannot be read, and the body alone is not enough: {error}")
         })
     }
 }
 
-/// Returns the answer that brings a message back later.
-fn give_back(delivery: &Delivery, id: &str, deliveries: u64, error: &str) -> AckKind {
+/// Returns the acknowledgement that makes the broker redeliver a message later.
+fn retry_later(delivery: &Delivery, id: &str, deliveries: u64, error: &str) -> AckKind {
     if delivery.undeliverable.is_some() {
         tracing::warn!(
             message_id = id,
             error,
-            "a message with damaged headers could not be handled; it will be tried again"
+            "a message with damaged headers could not be handled; it will be retried"
         );
-        // Keeps the broker from delivering it, which would break the connection.
+        // Postpones the redelivery, which would break the connection. `Recovery` retries before it is due.
         return AckKind::Progress;
     }
     let delay = delay(deliveries);
@@ -144,7 +151,7 @@ fn give_back(delivery: &Delivery, id: &str, deliveries: u64, error: &str) -> Ack
         deliveries,
         error,
         ?delay,
-        "a message could not be handled; it will come again"
+        "a message could not be handled; it will be redelivered"
     );
     AckKind::Nak(Some(delay))
 }

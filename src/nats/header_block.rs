@@ -1,24 +1,22 @@
-//! The header block of a NATS message, as the client library reads it.
+//! The header block of a NATS message, parsed as strictly as the client library does.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-/// What can be read of a header block.
+/// The readable part of a header block.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct HeaderBlock {
-    /// The headers that can be read.
     pub(super) headers: HeaderMap,
-    /// Whether there is anything else, because of which the client library cannot deliver the message.
+    /// Whether anything else is in the block, so that the client library cannot deliver the message.
     pub(super) damaged: bool,
 }
 
 impl HeaderBlock {
-    /// Reads a block. In doubt it is damaged: a block that is taken for damaged although the library can read it is handled
-    /// twice, which changes nothing; one that is taken for good although the library cannot read it would never be
-    /// handled.
+    /// Parses a block, and reports it as damaged when in doubt. A readable block that is reported as damaged is handled
+    /// twice, which is harmless; an unreadable one that is reported as good would never be handled.
     pub(super) fn read(block: &[u8]) -> Self {
         let mut lines =
             block.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        // A status after the version makes the library take the message for one from the broker itself.
+        // With a status after the version, the library takes the message for one that the broker itself sent.
         let version = lines.next().map(<[u8]>::trim_ascii_end);
         let mut read = Self { headers: HeaderMap::new(), damaged: version != Some(b"NATS/1.0".as_slice()) };
         let mut header: Vec<u8> = Vec::new();
@@ -68,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_library_reads_is_good() {
+    fn blocks_that_the_client_library_reads_are_not_damaged() {
         let headers = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
         };
@@ -81,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_found_and_the_rest_is_read() {
+    fn damage_is_detected_and_the_other_headers_are_read() {
         for block in [
             &b"NATS/1.0\r\nB: a\rb\r\nA: b\r\n\r\n"[..],
             b"NATS/1.0\r\nA: b\r\nB: x\r\n y\rz\r\n\r\n",
@@ -103,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(block: Vec<u8>, tail in "(?s).*") {
+        fn any_bytes_are_parsed_without_a_panic(block: Vec<u8>, tail in "(?s).*") {
             let _ = HeaderBlock::read(&block);
             let _ = HeaderBlock::read(format!("NATS/1.0\r\n{tail}").as_bytes());
         }

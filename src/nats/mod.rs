@@ -1,4 +1,4 @@
-//! The NATS transport: a subscriber to the identity service's account events on JetStream.
+//! The NATS transport: subscribes to the identity service's account events on JetStream.
 
 mod backoff;
 mod connect;

@@ -1,8 +1,8 @@
-//! Messages that the client library cannot deliver.
+//! Finds and handles messages that the client library cannot deliver.
 //!
-//! The library reads headers in the task of its connection. A header that it cannot read ends the connection, or the
-//! task, whatever else that connection carries, and the message is never handed over. The broker still counts it as
-//! delivered, so it can be found among those that are not acknowledged, fetched as JSON, which is safe, and answered.
+//! The library parses headers in its connection task. A header that it cannot parse ends the connection or the task,
+//! and the message never arrives. The broker counts it as delivered, so it can be found among the messages that are
+//! not acknowledged, fetched as JSON, which is safe, and then handled and acknowledged.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,30 +22,30 @@ use super::{
     header_block::HeaderBlock,
 };
 
-/// How many messages are fetched in one run, and how long a run takes; the next one goes on where it ended.
+/// Limits of one run. The next run continues where the last one ended.
 const MAX_FETCHED: usize = 1_000;
 const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// What is known of the messages that were delivered and not acknowledged.
+/// The state of the search through the messages that were delivered and not acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
-    /// Of which consumer: one that was made anew delivers everything again.
+    /// When the consumer was created: a new consumer with the same name starts from the first message.
     created: Option<DateTime>,
-    /// The last sequence number of the stream that was looked at. Messages do not change.
+    /// The last stream sequence that was examined. Messages do not change, so each is examined once.
     examined: u64,
-    /// Sequence numbers of messages that the library cannot deliver and that are not answered yet.
-    unanswered: BTreeSet<u64>,
+    /// Stream sequences of messages that the library cannot deliver and that are not settled yet.
+    unsettled: BTreeSet<u64>,
 }
 
 impl Recovery {
-    /// Handles the messages that were delivered, are not acknowledged, and cannot be read by the client library.
+    /// Handles the messages that were delivered, are not acknowledged, and cannot be parsed by the client library.
     pub(super) async fn run(&mut self, handler: &Handler, info: &consumer::Info, in_flight: &TaskTracker) {
         if let Err(error) = self.try_run(handler, info, in_flight).await {
             let subject = format!("$JS.API.STREAM.MSG.GET.{}", info.stream_name);
             tracing::error!(
                 %error,
                 subject,
-                "messages with damaged headers could not be looked for, and may stay unhandled; if the broker is up, \
+                "cannot search for messages with damaged headers; they may stay unhandled. If the broker is up, \
                  allow the subscriber's user to publish to this subject"
             );
         }
@@ -59,23 +59,23 @@ impl Recovery {
     ) -> Result<(), async_nats::Error> {
         let end = Instant::now() + MAX_TIME;
         self.update(info);
-        for sequence in self.unanswered.clone() {
+        for sequence in self.unsettled.clone() {
             if Instant::now() > end {
                 return Ok(());
             }
             let request = json!({ "seq": sequence });
-            let answered = match fetch(&handler.jetstream, &info.stream_name, request).await? {
+            let settled = match fetch(&handler.jetstream, &info.stream_name, request).await? {
                 Some(message) => handle(handler, info, in_flight, message).await?,
                 // The stream dropped it.
                 None => true,
             };
-            if answered {
-                self.unanswered.remove(&sequence);
+            if settled {
+                self.unsettled.remove(&sequence);
             }
         }
-        // At least one request is made, so that a missing permission shows before it matters.
+        // Makes at least one request, so that a missing permission shows before it matters.
         for _ in 0..MAX_FETCHED {
-            let full = self.unanswered.len() >= MAX_ACK_PENDING as usize;
+            let full = self.unsettled.len() >= MAX_ACK_PENDING as usize;
             if full || Instant::now() > end {
                 return Ok(());
             }
@@ -87,25 +87,25 @@ impl Recovery {
             };
             let sequence = message.sequence;
             if !handle(handler, info, in_flight, message).await? {
-                self.unanswered.insert(sequence);
+                self.unsettled.insert(sequence);
             }
             self.examined = sequence;
         }
         Ok(())
     }
 
-    /// Forgets what was acknowledged, or everything if the consumer is another one.
+    /// Drops what was acknowledged, or everything if the consumer was created again.
     fn update(&mut self, info: &consumer::Info) {
         if self.created != Some(info.created) {
             *self = Self { created: Some(info.created), ..Self::default() };
         }
         let floor = info.ack_floor.stream_sequence;
         self.examined = self.examined.max(floor);
-        self.unanswered = self.unanswered.split_off(&(floor + 1));
+        self.unsettled = self.unsettled.split_off(&(floor + 1));
     }
 }
 
-/// Handles a message if the client library cannot deliver it. Returns whether nothing is left to do for it here.
+/// Handles a message if the client library cannot deliver it. Returns whether nothing is left to do for it.
 async fn handle(
     handler: &Handler,
     info: &consumer::Info,
@@ -114,11 +114,11 @@ async fn handle(
 ) -> Result<bool, async_nats::Error> {
     let Some(delivery) = undeliverable(handler, info, raw)? else { return Ok(true) };
     let handler = handler.clone();
-    // A task of its own: it is not cut off when the connection is lost.
+    // In its own task, so that a lost connection does not cancel it.
     Ok(in_flight.spawn(async move { handler.handle(delivery).await }).await?)
 }
 
-/// Returns the message in a form that can be handled, if the client library cannot deliver it.
+/// Returns the message as a delivery if the client library cannot deliver it.
 fn undeliverable(
     handler: &Handler,
     info: &consumer::Info,
@@ -126,14 +126,14 @@ fn undeliverable(
 ) -> Result<Option<Delivery>, async_nats::Error> {
     let block = raw.headers.map(|block| BASE64_STANDARD.decode(block)).transpose()?;
     let HeaderBlock { headers, damaged } = block.as_deref().map(HeaderBlock::read).unwrap_or_default();
-    // The broker takes white space but the ASCII one, and any bytes, which JSON replaces.
+    // The broker accepts white space outside ASCII, and bytes that are not UTF-8, which JSON replaces by U+FFFD.
     let odd_subject = raw.subject.contains(|letter: char| letter.is_whitespace() || letter == '\u{fffd}');
     if !damaged && !odd_subject {
         return Ok(None);
     }
     let block = block.unwrap_or_default();
     let payload = BASE64_STANDARD.decode(raw.payload)?;
-    // The broker finds the delivery by the sequence number of the stream alone.
+    // The broker identifies the delivery by the stream sequence alone.
     let reply = format!("$JS.ACK.{}.{}.1.{}.0.0.0", info.stream_name, info.name, raw.sequence);
     let message = async_nats::Message {
         subject: raw.subject.into(),
@@ -153,7 +153,7 @@ struct Found {
     message: RawMessage,
 }
 
-/// Fetches a message as JSON, or returns `None` if there is none such.
+/// Fetches a message as JSON. Returns `None` if the stream has no such message.
 async fn fetch(
     jetstream: &jetstream::Context,
     stream: &str,

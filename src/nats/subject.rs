@@ -1,11 +1,11 @@
 //! NATS subjects and their wildcards.
 
-/// Returns whether a subject has wildcards, so that messages of several subjects match it.
+/// Returns whether a subject has wildcards.
 pub(super) fn has_wildcard(subject: &str) -> bool {
     subject.split('.').any(|token| token == "*" || token == ">")
 }
 
-/// Returns whether `subject` is one that `pattern` stands for.
+/// Returns whether `subject` matches `pattern`, which may have wildcards.
 pub(super) fn matches(pattern: &str, subject: &str) -> bool {
     let mut tokens = subject.split('.');
     for wanted in pattern.split('.') {
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wildcards_stand_for_tokens() {
+    fn wildcards_match_whole_tokens() {
         for (pattern, subject, expected) in [
             ("a.b", "a.b", true),
             ("a.b", "a.c", false),

@@ -1,7 +1,8 @@
 //! The subscriber: a durable pull consumer on the identity service's stream, shared by all replicas.
 //!
-//! A message is acknowledged after its transaction has been committed. A passing fault gives it back, to be delivered
-//! again after a delay that grows, for ever. One that can never be read goes to the dead letters first.
+//! A message is acknowledged after its transaction has committed. After a temporary error it is redelivered, with a
+//! growing delay and without end. A message that can never be handled is copied to the dead letters before it is
+//! terminated.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -23,26 +24,27 @@ use super::{
 };
 use crate::{account_events::EventCounts, registry::TokenRegistry};
 
-/// The name under which health says whether the subscriber is attached.
+/// The name of the gRPC health service that says whether the subscriber is attached to its stream.
 pub const USER_EVENTS: &str = "latchkey.v1.UserEvents";
 
-/// How many messages are handled at once: one of a user with many tokens does not hold up the others.
+/// How many messages are handled at once, so that a slow one does not delay the others.
 const CONCURRENCY: usize = 8;
-/// How long one request for messages stands, and how often the broker shows that it still does.
+/// How long a pull request stays open, and how often the broker sends a heartbeat on it.
 const PULL_EXPIRY: Duration = Duration::from_secs(20);
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often the broker is asked how far behind the consumer is, and how long it has for an answer.
+/// How often the consumer's lag and settings are checked, and how long the broker may take to answer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a consumer that somebody else made is taken to wait for an answer, if it waits for less.
-const MIN_ACK_WAIT: Duration = Duration::from_secs(1);
-/// How long the last acknowledgements may take at the end.
-const FLUSH: Duration = Duration::from_secs(1);
-/// Subscribes, and stays subscribed until `stop`; then finishes the messages under way.
+/// The shortest timeout for handling a message. A consumer that was created elsewhere may have a shorter `ack_wait`.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long sending the last acknowledgements may take at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Returns a future that consumes events until `stop` is cancelled, and then finishes the messages in flight.
 ///
 /// # Errors
 ///
-/// The settings cannot be used. That the broker is away is no error: it keeps trying.
+/// The settings are wrong. A broker that is down is not an error: the subscriber keeps trying.
 pub async fn subscribe(
     settings: NatsSettings,
     registry: Arc<TokenRegistry>,
@@ -67,7 +69,7 @@ struct Subscriber {
     recovery: Recovery,
 }
 
-/// What there is once the consumer was found.
+/// What the subscriber has while it is attached.
 struct Attached {
     consumer: PullConsumer,
     messages: pull::Stream,
@@ -98,13 +100,13 @@ impl Subscriber {
             let Some(error) = failure else { break };
             failures += 1;
             let pause = delay(failures);
-            tracing::warn!(%error, ?pause, "not attached to the stream of user events; trying again");
+            tracing::warn!(%error, ?pause, "not attached to the stream of account events; trying again");
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
         in_flight.close();
         in_flight.wait().await;
-        // The last acknowledgements are still on their way out; with the broker away they never get there.
-        let _ = tokio::time::timeout(FLUSH, self.connection.jetstream.client().flush()).await;
+        // Acknowledgements are buffered. The timeout is for a broker that is down.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.connection.jetstream.client().flush()).await;
     }
 
     async fn report(&self, attached: bool) {
@@ -116,11 +118,11 @@ impl Subscriber {
         self.health.set_service_status(USER_EVENTS, status).await;
     }
 
-    /// Finds the streams and the consumer, making what is ours to make, and asks for messages. Those that the client
-    /// library cannot deliver are handled first: delivered again, they would break the connection again.
+    /// Finds or creates the streams and the consumer, and starts to pull messages. Messages that the client library
+    /// cannot deliver are handled first, because redelivered they would break the connection again.
     async fn attach(&mut self, in_flight: &TaskTracker) -> Result<Attached, async_nats::Error> {
         if self.connection.is_closed() {
-            tracing::warn!("the NATS client has ended; making another one");
+            tracing::warn!("the NATS client has ended; starting a new one");
             self.connection = Connection::open(&self.settings).await?;
         }
         let jetstream = &self.connection.jetstream;
@@ -142,8 +144,8 @@ impl Subscriber {
             registry: Arc::clone(&self.registry),
             counts: Arc::clone(&self.counts),
             subject: settings.subject.as_str().into(),
-            // Of the consumer as it is: one that exists is not changed by our setting.
-            bound: consumer.cached_info().config.ack_wait.max(MIN_ACK_WAIT),
+            // From the consumer, not from our settings: an existing consumer keeps its own value.
+            timeout: consumer.cached_info().config.ack_wait.max(MIN_TIMEOUT),
         };
         self.recovery.run(&handler, consumer.cached_info(), in_flight).await;
         let messages = consumer.stream().max_messages_per_batch(CONCURRENCY).expires(PULL_EXPIRY);
@@ -151,12 +153,12 @@ impl Subscriber {
         Ok(Attached { consumer, messages, handler })
     }
 
-    /// Handles messages until told to stop, or until something is wrong with the connection or the consumer.
+    /// Handles messages until `stop` is cancelled, or until the connection or the consumer fails. Returns the failure.
     async fn consume(&mut self, attached: Attached, in_flight: &TaskTracker) -> Option<async_nats::Error> {
         let Attached { consumer, messages, handler } = attached;
-        // Often enough to tell the broker, before it delivers a message again, that it is still being tried.
-        let check_interval = CHECK_INTERVAL.min(handler.bound / 3);
-        // Beside the messages: a broker that is slow to tell does not hold them up.
+        // Often enough to postpone the redelivery of a damaged message that is being retried.
+        let check_interval = CHECK_INTERVAL.min(handler.timeout / 3);
+        // Concurrent with the messages, so that a slow answer does not delay them.
         let check = check(consumer, &handler, &mut self.recovery, check_interval, in_flight);
         tokio::select! {
             () = self.stop.cancelled() => None,
@@ -167,7 +169,7 @@ impl Subscriber {
     }
 }
 
-/// Handles messages as they come, until there are none any more.
+/// Handles messages as they arrive. Returns why no more arrive.
 async fn receive(
     mut messages: pull::Stream,
     handler: &Handler,
@@ -175,7 +177,7 @@ async fn receive(
 ) -> async_nats::Error {
     let permits = Arc::new(Semaphore::new(CONCURRENCY));
     loop {
-        // Never closed, so that there is always one to come.
+        // The semaphore is never closed, so this never fails.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { pending().await };
         match messages.next().await {
             Some(Ok(message)) => {
@@ -191,8 +193,8 @@ async fn receive(
     }
 }
 
-/// Asks the broker again and again about the consumer: how many messages no replica has acknowledged yet, whether its
-/// settings are still good, and whether messages stay unacknowledged because the client library cannot deliver them.
+/// Checks the consumer periodically: records its lag, returns an error if its settings were changed, and recovers
+/// messages that the client library cannot deliver.
 async fn check(
     mut consumer: PullConsumer,
     handler: &Handler,
@@ -200,11 +202,11 @@ async fn check(
     interval: Duration,
     in_flight: &TaskTracker,
 ) -> async_nats::Error {
-    let mut turns = tokio::time::interval(interval);
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut floor_before = None;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last_floor = None;
     loop {
-        turns.tick().await;
+        ticks.tick().await;
         let Ok(Ok(info)) = tokio::time::timeout(CHECK_TIMEOUT, consumer.info()).await else {
             handler.counts.set_lag(None);
             continue;
@@ -214,9 +216,10 @@ async fn check(
             return refused.into();
         }
         let floor = Some(info.ack_floor.stream_sequence);
-        if info.num_ack_pending > 0 && floor == floor_before {
+        // No progress since the last check: damaged messages may be the reason.
+        if info.num_ack_pending > 0 && floor == last_floor {
             recovery.run(handler, info, in_flight).await;
         }
-        floor_before = floor;
+        last_floor = floor;
     }
 }

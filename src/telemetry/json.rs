@@ -1,4 +1,4 @@
-//! The log as JSON, an object a line, with the fields of the event beside its message. No key stands twice.
+//! Formats the log as one JSON object per line, without duplicate keys.
 
 use std::fmt;
 
@@ -18,8 +18,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Formats events as JSON. Unlike the format of tracing-subscriber, it renames a field whose name is taken: many readers
-/// of JSON refuse a key that stands twice, or keep one of the two values.
+/// Formats events as JSON. The formatter of tracing-subscriber writes duplicate keys, which many JSON parsers refuse or
+/// drop. This one appends an underscore to a field whose name is taken.
 #[derive(Debug)]
 pub(super) struct Json;
 
@@ -34,7 +34,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // Events of the crate `log` have their target among the fields.
+        // Events of the crate `log` carry their target in a field.
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
         let mut timestamp = String::new();
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// The keys and values of a line, in their order.
+/// The keys and values of a line, in order.
 struct Line(Vec<(String, Value)>);
 
 impl Line {
@@ -61,7 +61,7 @@ impl Line {
     }
 
     fn record(&mut self, field: &Field, value: Value) {
-        // Where an event of the crate `log` comes from: its target is in the line already.
+        // These fields say where an event of the crate `log` comes from. The line has its target already.
         if !field.name().starts_with("log.") {
             self.push(field.name(), value);
         }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_is_changed() {
+    fn a_field_whose_name_is_taken_is_renamed() {
         let output = Output::default();
         let writer = output.clone();
         let log = tracing_subscriber::fmt().event_format(Json).with_writer(move || writer.clone()).finish();

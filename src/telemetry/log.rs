@@ -1,4 +1,4 @@
-//! The log, one line an event, to standard error; and traces.
+//! Sets up the log, which is written to standard error with one line per event, and the traces.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -20,53 +20,42 @@ use tracing_subscriber::{
 
 use super::{json::Json, log_queue::LOG, traces};
 
-/// What the level `info` stands for. At that level the libraries tell what the service tells too, or what changes
-/// nothing for an operator.
+/// The filter that `info` stands for. What libraries log at that level is of no use to an operator, or is logged by the
+/// service too.
 const INFO: &str = "warn,latchkey=info";
 
-/// Why there is no log or no trace.
+/// Why the log or the traces cannot be set up.
+#[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter is wrong.
     #[error(
-        "--log (LATCHKEY_LOG) is {filter:?}, which is no filter such as info or \"info,latchkey=debug\": {error}"
+        "--log (LATCHKEY_LOG): {filter:?} is not a filter such as info or \"info,latchkey=debug\": {error}"
     )]
-    Filter {
-        /// The filter.
-        filter: String,
-        /// Its fault.
-        error: tracing_subscriber::filter::ParseError,
-    },
-    /// A variable of OpenTelemetry's asks for what is not there.
-    #[error("{name} is {error}")]
-    Variable {
-        /// The variable.
-        name: String,
-        /// What it asks for, and what is allowed.
-        error: String,
-    },
-    /// The endpoint or another of the exporter's variables cannot be used. They may hold secrets and are not shown.
+    Filter { filter: String, error: tracing_subscriber::filter::ParseError },
+    /// A variable of OpenTelemetry has a value that is not supported. `error` says what is allowed.
+    #[error("{name}: {error}")]
+    Variable { name: String, error: String },
+    /// The endpoint or another variable of the exporter is invalid. They may hold secrets, so they are not shown.
     #[error(
         "OTEL_EXPORTER_OTLP_ENDPOINT must be http://HOST:PORT or https://HOST:PORT, and the other \
-         OTEL_EXPORTER_OTLP_… variables as OpenTelemetry has them"
+         OTEL_EXPORTER_OTLP_… variables as OpenTelemetry defines them"
     )]
     Endpoint,
-    /// Another log was set up before.
+    /// `Telemetry::init` was called before.
     #[error("the log is set up already")]
     Twice,
-    /// The log cannot be written.
-    #[error("standard error: cannot be written to by a thread of the log: {0}")]
+    #[error("standard error: cannot start a thread that writes the log to it: {0}")]
     Thread(io::Error),
 }
 
-/// The form of the log.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text on a terminal, JSON otherwise.
     Auto,
-    /// A line for people.
+    /// One line of text per event.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -77,8 +66,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sets up the log of this process and, if `traced` and a collector is set by OpenTelemetry's variables, its traces.
-    /// Needs the runtime of the process to be running.
+    /// Sets up the log of this process. Sets up its traces too if `traced` is true and OpenTelemetry's variables name a
+    /// collector. Must be called within the tokio runtime.
     ///
     /// # Errors
     ///
@@ -94,8 +83,8 @@ impl Telemetry {
         };
         let layer = fmt::layer().with_writer(&LOG).with_ansi(terminal);
         let layer = if text { layer.boxed() } else { layer.event_format(Json).boxed() };
-        // Spans are for traces: made for the log too, they would cost each call that is not traced. The hint is needed:
-        // with a part that has none, every line of every level in every library is looked at.
+        // The log takes no spans: otherwise they would be created for calls that are not traced. Without the level
+        // hint, the filter would be evaluated for every event of every library.
         let events = dynamic_filter_fn(|metadata, _| metadata.is_event())
             .with_max_level_hint(LevelFilter::TRACE)
             .with_callsite_filter(event_interest);
@@ -112,7 +101,7 @@ impl Telemetry {
         Ok(Self { traces })
     }
 
-    /// Sends the last spans, within two seconds or not at all.
+    /// Sends the remaining spans, for at most two seconds.
     pub async fn shut_down(self) {
         if let Some(provider) = self.traces {
             traces::shut_down(provider).await;
@@ -120,19 +109,19 @@ impl Telemetry {
     }
 }
 
-/// Has the filter asked anew for each event. When a library asks by `log::log_enabled!` and then logs nothing, as sqlx does
-/// for notices of PostgreSQL, tracing-subscriber 0.3 keeps the answer for the next event of the thread. A "no" would drop
-/// that event, unless the filter is asked again.
+/// Has the filter evaluated anew for each event. When a library calls `log::log_enabled!` and then logs nothing, as
+/// sqlx does for notices of PostgreSQL, tracing-subscriber 0.3 keeps the result for the next event of the thread. A
+/// "no" would drop that event if the filter was not evaluated again.
 fn event_interest(metadata: &'static Metadata<'static>) -> Interest {
     if metadata.is_event() { Interest::sometimes() } else { Interest::never() }
 }
 
-/// Waits until the log is written, but no longer than `bound`. Does nothing if there is no log.
-pub fn flush_log(bound: Duration) {
-    LOG.flush(bound);
+/// Waits until the log is written, but no longer than `timeout`. Does nothing if there is no log.
+pub fn flush_log(timeout: Duration) {
+    LOG.flush(timeout);
 }
 
-/// Reports a panic as a line of the log. The default hook writes to standard error itself, and may block there.
+/// Logs a panic. The default hook writes to standard error directly, where it may block.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     let backtrace = Backtrace::capture();

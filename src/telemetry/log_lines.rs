@@ -1,21 +1,21 @@
-//! Counts the lines of the log that were lost.
+//! Counts the log lines that were dropped.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Lines that were dropped since this process started, because standard error could not be written to in time.
+/// Lines dropped since this process started, because standard error was closed or not read quickly enough.
 pub static LOG_LINES_DROPPED: LogLines = LogLines(AtomicU64::new(0));
 
-/// A number of lines that only grows.
+/// A counter of lines.
 #[derive(Debug)]
 pub struct LogLines(AtomicU64);
 
 impl LogLines {
-    /// Adds to the number.
+    /// Adds `lines` to the counter.
     pub fn add(&self, lines: u64) {
         self.0.fetch_add(lines, Relaxed);
     }
 
-    /// Returns the number.
+    /// Returns the value of the counter.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

@@ -1,4 +1,7 @@
-//! Writes the log to standard error on a thread of its own, so that a reader who stops reading never blocks the service.
+//! Writes the log to standard error on a separate thread, so that a reader that stops reading never blocks the service.
+//!
+//! `tracing_appender::non_blocking` does not fit: it bounds its queue by lines, not bytes, does not count failed
+//! writes, flushes at exit with a fixed timeout, and prints to standard output when that fails.
 
 use std::{
     fs::File,
@@ -17,7 +20,7 @@ use crate::telemetry::LOG_LINES_DROPPED;
 /// The log of this process.
 pub(super) static LOG: LogQueue = LogQueue::new();
 
-/// How many bytes of lines may wait to be written. Further lines are dropped.
+/// Maximum size of the lines that wait to be written, in bytes. Further lines are dropped.
 const CAPACITY: usize = 1024 * 1024;
 
 /// Lines that wait to be written.
@@ -30,7 +33,7 @@ pub(super) struct LogQueue {
 
 #[derive(Debug)]
 struct State {
-    /// Whole lines, each with its line feed.
+    /// Complete lines, each with its line feed.
     waiting: Vec<u8>,
     is_writing: bool,
 }
@@ -41,22 +44,22 @@ impl LogQueue {
         Self { state: Mutex::new(state), filled: Condvar::new(), drained: Condvar::new() }
     }
 
-    /// Starts the thread that writes to standard error.
+    /// Starts the thread that writes the lines to standard error.
     ///
     /// # Errors
     ///
     /// The thread cannot be started, or standard error cannot be duplicated.
     pub(super) fn start(&'static self) -> io::Result<()> {
-        // Not `io::stderr()`: a blocked write would hold its lock, and block everyone else who prints an error.
+        // Not `io::stderr()`: a blocked write would hold its lock and block every other thread that prints an error.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         thread::Builder::new().name("log".to_owned()).spawn(move || self.write_to(stderr)).map(drop)
     }
 
-    /// Waits until every line has been written, but no longer than `bound`.
-    pub(super) fn flush(&self, bound: Duration) {
+    /// Waits until every line has been written, but no longer than `timeout`.
+    pub(super) fn flush(&self, timeout: Duration) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
-        // What is left when the time is up is lost: nobody reads it.
-        let _ = self.drained.wait_timeout_while(self.lock(), bound, is_busy);
+        // Lines that are not written in time are lost, because nobody reads them.
+        let _ = self.drained.wait_timeout_while(self.lock(), timeout, is_busy);
     }
 
     fn push(&self, line: &[u8]) {
@@ -74,14 +77,13 @@ impl LogQueue {
         let mut reported = 0;
         loop {
             let lines = self.next();
-            // Each by a write of its own: other processes may write to the same pipe, between lines only.
-            let lost =
-                lines.split_inclusive(|byte| *byte == b'\n').filter(|line| out.write_all(line).is_err());
-            let lost = lost.count() as u64;
-            if lost > 0 {
-                LOG_LINES_DROPPED.add(lost);
+            // One write per line, so that lines of other processes that write to the same pipe stay apart.
+            let lines = lines.split_inclusive(|byte| *byte == b'\n');
+            let failed = lines.filter(|line| out.write_all(line).is_err()).count() as u64;
+            if failed > 0 {
+                LOG_LINES_DROPPED.add(failed);
             } else if self.lock().waiting.len() < CAPACITY / 2 {
-                // There is enough space for this line; in a full queue it would be dropped too.
+                // Only while the queue has space: otherwise the report would be dropped too.
                 report(&mut reported);
             }
             self.lock().is_writing = false;
@@ -89,7 +91,7 @@ impl LogQueue {
         }
     }
 
-    /// Waits for lines and takes all that there are.
+    /// Waits for lines and takes all of them.
     fn next(&self) -> Vec<u8> {
         let waiting = self.filled.wait_while(self.lock(), |state| state.waiting.is_empty());
         let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +99,7 @@ impl LogQueue {
         mem::take(&mut state.waiting)
     }
 
-    /// No invariant spans two changes of the state, so a panic elsewhere has left it usable.
+    /// Ignores poisoning: no invariant spans two changes of the state, so a panic leaves it usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,7 +122,7 @@ impl MakeWriter<'_> for &'static LogQueue {
     }
 }
 
-/// Takes whole lines; never waits and never fails.
+/// Takes one complete line per write. Never waits and never fails.
 impl Write for &LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -139,9 +141,9 @@ mod tests {
     use super::*;
 
     /// A pipe that is full until the test reads from it.
-    struct Stuck(mpsc::SyncSender<Vec<u8>>);
+    struct FullPipe(mpsc::SyncSender<Vec<u8>>);
 
-    impl Write for Stuck {
+    impl Write for FullPipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.send(bytes.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             Ok(bytes.len())
@@ -155,12 +157,12 @@ mod tests {
     fn start() -> (&'static LogQueue, mpsc::Receiver<Vec<u8>>) {
         let queue: &LogQueue = Box::leak(Box::new(LogQueue::new()));
         let (sender, receiver) = mpsc::sync_channel(0);
-        thread::spawn(|| queue.write_to(Stuck(sender)));
+        thread::spawn(|| queue.write_to(FullPipe(sender)));
         (queue, receiver)
     }
 
     #[test]
-    fn what_nobody_reads_is_bounded_and_dropped_by_the_line() {
+    fn the_queue_is_bounded_and_drops_complete_lines() {
         let (queue, reader) = start();
         let dropped = LOG_LINES_DROPPED.get();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
@@ -170,11 +172,11 @@ mod tests {
         assert!(LOG_LINES_DROPPED.get() - dropped >= 2 * (CAPACITY / line.len()) as u64);
         assert!(queue.lock().waiting.len() <= CAPACITY);
         queue.flush(Duration::ZERO);
-        assert_eq!(reader.recv().unwrap(), line, "lines are whole");
+        assert_eq!(reader.recv().unwrap(), line, "lines are complete");
     }
 
     #[test]
-    fn a_flush_ends_when_all_is_written_or_its_time_is_up() {
+    fn a_flush_ends_when_all_is_written_or_after_its_timeout() {
         let (queue, reader) = start();
         queue.flush(Duration::from_secs(60));
         queue.push(b"one\n");

@@ -1,4 +1,4 @@
-//! The log, traces, and what is measured of calls.
+//! The log, traces, trace context, and metrics of calls.
 
 mod json;
 mod log;

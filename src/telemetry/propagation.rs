@@ -1,7 +1,8 @@
-//! Where a trace comes into the service and goes on: W3C Trace Context in HTTP headers, gRPC metadata and NATS headers.
+//! Trace context (W3C Trace Context): extracted from HTTP headers, gRPC metadata and NATS headers, and injected into
+//! messages.
 //!
-//! Whether a call is traced is decided before a span is made for it, so that one which is not costs next to nothing.
-//! What happens within it is traced if the call is: such a span is only made where there is a current one.
+//! Whether a call is traced is decided before its span is created, so that a call that is not traced costs next to
+//! nothing. Spans inside a call are created only if the call has a span.
 
 use std::sync::{LazyLock, OnceLock};
 
@@ -18,26 +19,26 @@ use tonic::codegen::http::HeaderMap;
 use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// The target of spans that are made by [`enter`] alone.
+/// The target of the spans that [`enter`] creates, and of no others.
 pub const ENTRY: &str = "latchkey::entry";
 
-/// Decides what is traced; nothing is while there is none.
+/// Decides which calls are traced. None are while it is not set.
 static SAMPLER: OnceLock<Box<dyn ShouldSample>> = OnceLock::new();
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// Has `sampler` decide what is traced, from now on and for good; the first one stays.
+/// Sets the sampler that decides which calls are traced. Only the first call has an effect.
 pub fn set_sampler(sampler: Box<dyn ShouldSample>) {
     let _ = SAMPLER.set(sampler);
 }
 
-/// Whether a span comes from [`enter`].
+/// Returns whether [`enter`] created a span.
 pub fn is_entry(metadata: &Metadata<'_>) -> bool {
     metadata.target() == ENTRY
 }
 
-/// The span that `make` makes, as a part of the trace that `carrier` tells of, or of a new one; no span if it is not to
-/// be traced.
-pub fn enter(carrier: &dyn Extractor, kind: SpanKind, make: impl FnOnce() -> Span) -> Span {
+/// Creates the span of a call with `create`, if the sampler decides to trace the call; otherwise returns no span. The
+/// span belongs to the trace that `carrier` names, or to a new one.
+pub fn enter(carrier: &dyn Extractor, kind: SpanKind, create: impl FnOnce() -> Span) -> Span {
     let Some(sampler) = SAMPLER.get() else { return Span::none() };
     let parent = PROPAGATOR.extract_with_context(&Context::new(), carrier);
     let trace_id = match parent.span().span_context() {
@@ -48,13 +49,13 @@ pub fn enter(carrier: &dyn Extractor, kind: SpanKind, make: impl FnOnce() -> Spa
     if sampled.decision != SamplingDecision::RecordAndSample {
         return Span::none();
     }
-    let span = make();
-    // A fault means that nobody takes the span.
+    let span = create();
+    // Fails only if the span is disabled; then nothing would export it.
     let _ = span.set_parent(parent);
     span
 }
 
-/// Writes the current span into `carrier`, if there is one, for whoever goes on with the trace.
+/// Writes the context of the current span, if there is one, into `carrier`.
 pub fn inject(carrier: &mut dyn Injector) {
     let context = Span::current().context();
     if context.span().span_context().is_valid() {
@@ -62,7 +63,7 @@ pub fn inject(carrier: &mut dyn Injector) {
     }
 }
 
-/// The headers of an HTTP request, which are those of a gRPC call too.
+/// The headers of an HTTP request. The metadata of a gRPC call are such headers too.
 #[derive(Debug)]
 pub struct HttpHeaders<'a>(pub &'a HeaderMap);
 
@@ -76,12 +77,12 @@ impl Extractor for HttpHeaders<'_> {
     }
 }
 
-/// The headers of a NATS message, which may have none. Their names are as the sender wrote them.
+/// The headers of a NATS message, if it has any. NATS keeps the case of their names.
 #[derive(Debug)]
 pub struct NatsHeaders<'a>(pub Option<&'a async_nats::HeaderMap>);
 
 impl NatsHeaders<'_> {
-    /// The first value of the header of this name, in whatever letters.
+    /// Returns the first value of a header. The case of its name does not matter.
     pub fn first(&self, wanted: &str) -> Option<&str> {
         let (_, values) = self.0?.iter().find(|(name, _)| text(name).eq_ignore_ascii_case(wanted))?;
         values.first().map(|value| value.as_str())

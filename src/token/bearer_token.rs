@@ -1,8 +1,8 @@
-//! The bearer token itself: `pat_<id>_<secret><checksum>`.
+//! The bearer token: `pat_<id>_<secret><checksum>`.
 //!
-//! The prefix says whose token it is, to people and to secret scanners; the id finds the row; the secret proves; the
-//! checksum refuses a typing error without asking the database. One regular expression finds every token:
-//! `[a-z][a-z0-9]{1,15}_[0-9A-Za-z]{22}_[0-9A-Za-z]{49}`.
+//! The prefix shows people and secret scanners which service issued the token. The id finds the row. The secret
+//! authenticates the caller. The checksum catches typing errors without a database query. One regular expression
+//! matches every token: `[a-z][a-z0-9]{1,15}_[0-9A-Za-z]{22}_[0-9A-Za-z]{49}`.
 
 use std::{fmt, str::FromStr};
 
@@ -18,11 +18,11 @@ const SECRET_DIGITS: usize = 43;
 /// CRC-32: 62^6 > 2^32.
 const CHECKSUM_DIGITS: usize = 6;
 
-/// What every token of this service begins with: `[a-z][a-z0-9]{1,15}`.
+/// The first part of every token of this service: `[a-z][a-z0-9]{1,15}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
-/// The text is no prefix.
+/// The text is not a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 2 to 16 lower-case letters and digits, a letter first")]
 pub struct PrefixError;
@@ -44,63 +44,63 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// A bearer token: the id that finds it and the random bits that prove it. Wiped from memory when dropped.
+/// A parsed bearer token: its id and its secret of 256 random bits. The secret is wiped from memory on drop.
 #[derive(Clone)]
 pub struct BearerToken {
     id: Uuid,
-    bits: Zeroizing<[u8; 32]>,
+    secret: Zeroizing<[u8; 32]>,
 }
 
-/// Why a text is no token of this service. Never carries a part of the text.
+/// Why a text is not a token of this service. Never contains any part of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// It does not begin with the prefix of this service.
+    /// The text does not begin with this service's prefix and an underscore.
     #[error("does not begin with this service's prefix")]
     Prefix,
-    /// It is too short or too long.
+    /// The text is too short or too long.
     #[error("has the wrong length")]
     Length,
-    /// The id and the secret are not parted by an underscore.
+    /// There is no underscore between the id and the secret.
     #[error("has no underscore between id and secret")]
     Separator,
-    /// The checksum does not belong to what stands before it.
+    /// The checksum does not match the text before it.
     #[error("has a wrong checksum")]
     Checksum,
-    /// A character is not one of `0-9A-Za-z`.
+    /// A character of the id, secret or checksum is not one of `0-9A-Za-z`.
     #[error("has a character that is not a letter or digit of ASCII")]
     Digit,
-    /// The id or the secret stands for a number that is too large.
+    /// The id is 2^128 or more, or the secret 2^256 or more.
     #[error("has an id or secret that is out of range")]
     Range,
 }
 
-impl From<base62::Fault> for ParseError {
-    fn from(error: base62::Fault) -> Self {
+impl From<base62::DigitsError> for ParseError {
+    fn from(error: base62::DigitsError) -> Self {
         match error {
-            base62::Fault::NotADigit => Self::Digit,
-            base62::Fault::TooLarge => Self::Range,
+            base62::DigitsError::NotADigit => Self::Digit,
+            base62::DigitsError::TooLarge => Self::Range,
         }
     }
 }
 
 impl BearerToken {
-    /// A new token with an id of this moment and 256 random bits from the operating system.
+    /// Generates a token: a UUIDv7 as its id, and a secret from the operating system's random number generator.
     ///
     /// # Errors
     ///
-    /// The operating system has no randomness to give.
+    /// The operating system provided no randomness.
     pub fn generate() -> Result<Self, rand::rngs::SysError> {
-        let mut bits = Zeroizing::new([0; 32]);
-        SysRng.try_fill_bytes(bits.as_mut())?;
-        Ok(Self { id: Uuid::now_v7(), bits })
+        let mut secret = Zeroizing::new([0; 32]);
+        SysRng.try_fill_bytes(secret.as_mut())?;
+        Ok(Self { id: Uuid::now_v7(), secret })
     }
 
-    /// Reads a token of the service whose tokens begin with `prefix`. Takes bytes, since callers send what they were sent,
-    /// UTF-8 or not.
+    /// Parses a token that begins with `prefix`. Takes bytes, because callers forward what they receive and it may not
+    /// be UTF-8.
     ///
     /// # Errors
     ///
-    /// The first fault found; a text that differs from a token in one character is always one.
+    /// The first error found. Changing any one character of a token always causes an error.
     pub fn parse(prefix: &Prefix, text: &[u8]) -> Result<Self, ParseError> {
         let rest = text
             .strip_prefix(prefix.0.as_bytes())
@@ -116,31 +116,31 @@ impl BearerToken {
             return Err(ParseError::Checksum);
         }
         let (id, rest) = rest.split_at(ID_DIGITS);
-        let secret = rest.strip_prefix(b"_").ok_or(ParseError::Separator)?;
+        let digits = rest.strip_prefix(b"_").ok_or(ParseError::Separator)?;
 
         let mut limbs = [0; 2];
         base62::read(id, &mut limbs)?;
         let id = Uuid::from_u64_pair(limbs[0], limbs[1]);
         let mut limbs = Zeroizing::new([0; 4]);
-        base62::read(&secret[..SECRET_DIGITS], &mut limbs)?;
-        let mut bits = Zeroizing::new([0; 32]);
-        for (bytes, limb) in bits.chunks_exact_mut(8).zip(limbs.iter()) {
+        base62::read(&digits[..SECRET_DIGITS], &mut limbs)?;
+        let mut secret = Zeroizing::new([0; 32]);
+        for (bytes, limb) in secret.chunks_exact_mut(8).zip(limbs.iter()) {
             bytes.copy_from_slice(&limb.to_be_bytes());
         }
-        Ok(Self { id, bits })
+        Ok(Self { id, secret })
     }
 
-    /// The token's id, which is no secret.
+    /// Returns the token's id, which is not secret.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The random bits, for hashing.
-    pub(crate) fn bits(&self) -> &[u8; 32] {
-        &self.bits
+    /// Returns the random bits.
+    pub(crate) fn secret(&self) -> &[u8; 32] {
+        &self.secret
     }
 
-    /// The bearer token as its user gets to see it, once.
+    /// Returns the token as text, as its user sees it once.
     pub fn reveal(&self, prefix: &Prefix) -> SecretString {
         let length = prefix.0.len() + 1 + ID_DIGITS + 1 + SECRET_DIGITS + CHECKSUM_DIGITS;
         let mut text = String::with_capacity(length);
@@ -148,12 +148,12 @@ impl BearerToken {
         text.push('_');
         base62::push(self.id.as_bytes(), ID_DIGITS, &mut text);
         text.push('_');
-        base62::push(self.bits(), SECRET_DIGITS, &mut text);
+        base62::push(self.secret(), SECRET_DIGITS, &mut text);
         let sum = crc32fast::hash(text.as_bytes());
         base62::push(&sum.to_be_bytes(), CHECKSUM_DIGITS, &mut text);
-        let secret = SecretString::from(text.as_str());
+        let revealed = SecretString::from(text.as_str());
         text.zeroize();
-        secret
+        revealed
     }
 }
 
@@ -174,14 +174,14 @@ mod tests {
         "pat".parse().unwrap()
     }
 
-    fn secret(id: u128, bits: [u8; 32]) -> BearerToken {
-        BearerToken { id: Uuid::from_u128(id), bits: Zeroizing::new(bits) }
+    fn bearer(id: u128, secret: [u8; 32]) -> BearerToken {
+        BearerToken { id: Uuid::from_u128(id), secret: Zeroizing::new(secret) }
     }
 
-    /// The form is relied on from outside: scanners know it, users have stored it.
+    /// Secret scanners match this form, and users have stored such tokens.
     #[test]
     fn the_form_never_changes() {
-        let text = secret(0x0193_5af2_0000_7000_8000_0000_0000_0001, [0xa5; 32]).reveal(&pat());
+        let text = bearer(0x0193_5af2_0000_7000_8000_0000_0000_0001, [0xa5; 32]).reveal(&pat());
         assert_eq!(text.expose_secret(), FORM);
         assert_eq!(text.expose_secret().len(), 76);
     }
@@ -198,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_named() {
-        let good = secret(1, [1; 32]).reveal(&pat());
+    fn each_error_is_named() {
+        let good = bearer(1, [1; 32]).reveal(&pat());
         let good = good.expose_secret();
         let with_sum = |body: &str| {
             let mut text = body.to_owned();
@@ -233,44 +233,44 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_generated_secret_parses(id: u128, bits: [u8; 32], prefix in "[a-z][a-z0-9]{1,15}") {
+        fn every_token_parses_to_its_parts(id: u128, secret: [u8; 32], prefix in "[a-z][a-z0-9]{1,15}") {
             let prefix: Prefix = prefix.parse().unwrap();
-            let text = secret(id, bits).reveal(&prefix);
+            let text = bearer(id, secret).reveal(&prefix);
             let parsed = BearerToken::parse(&prefix, text.expose_secret().as_bytes()).unwrap();
             prop_assert_eq!(parsed.id().as_u128(), id);
-            prop_assert_eq!(parsed.bits(), &bits);
+            prop_assert_eq!(parsed.secret(), &secret);
         }
 
         #[test]
-        fn no_mutation_of_one_character_parses(
+        fn a_token_with_one_character_changed_never_parses(
             id: u128,
-            bits: [u8; 32],
-            place in any::<prop::sample::Index>(),
+            secret: [u8; 32],
+            index in any::<prop::sample::Index>(),
             character: char,
         ) {
-            let text = secret(id, bits).reveal(&pat());
+            let text = bearer(id, secret).reveal(&pat());
             let characters: Vec<char> = text.expose_secret().chars().collect();
-            let place = place.index(characters.len());
-            // Mostly digits: other characters are refused more easily.
+            let index = index.index(characters.len());
+            // Also replaces it with a digit, which is harder to detect than other characters.
             let digit = DIGITS_AND_MORE[character as usize % DIGITS_AND_MORE.len()];
             for other in [character, char::from(digit)] {
-                prop_assume!(characters[place] != other);
+                prop_assume!(characters[index] != other);
                 let mut mutated = characters.clone();
-                mutated[place] = other;
+                mutated[index] = other;
                 let mutated: String = mutated.iter().collect();
                 prop_assert!(BearerToken::parse(&pat(), mutated.as_bytes()).is_err(), "{}", mutated);
             }
         }
 
         #[test]
-        fn no_text_makes_it_panic(text: String, body in "pat_[0-9A-Za-z_]{72}", wide in "pat_\\PC{72}") {
+        fn parsing_never_panics_on_text(text: String, body in "pat_[0-9A-Za-z_]{72}", wide in "pat_\\PC{72}") {
             for text in [text, body, wide] {
                 let _ = BearerToken::parse(&pat(), text.as_bytes());
             }
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+        fn parsing_never_panics_on_bytes(bytes: Vec<u8>) {
             let _ = BearerToken::parse(&pat(), &bytes);
             let _ = BearerToken::parse(&pat(), &[b"pat_", &bytes[..]].concat());
         }

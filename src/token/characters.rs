@@ -1,13 +1,16 @@
-//! Which characters names and user ids may not contain.
+//! The characters that names and user ids may not contain.
 
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{DefaultIgnorableCodePoint, GeneralCategory},
+};
 
-/// A text contains this control or invisible character.
+/// The text has this control or invisible character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("has the character U+{:04X}, a control or invisible character; none is allowed", *.0 as u32)]
 pub struct Invisible(pub char);
 
-/// Checks that every character of `text` can be seen. Two texts that look the same would otherwise be two names, or two
+/// Checks that every character of `text` is visible. Otherwise two texts that look the same could be two names, or two
 /// users.
 ///
 /// # Errors
@@ -17,29 +20,20 @@ pub(super) fn refuse_invisible(text: &str) -> Result<(), Invisible> {
     text.chars().find(|character| is_invisible(*character)).map_or(Ok(()), |found| Err(Invisible(found)))
 }
 
-/// Returns true for control and format characters, line and paragraph separators, and the characters that Unicode calls
-/// Default_Ignorable_Code_Point (DerivedCoreProperties.txt) or that have an empty glyph.
+/// Not Default_Ignorable_Code_Point, although its glyph is empty.
+const BRAILLE_BLANK: char = '\u{2800}';
+
+/// Returns true for control and format characters, line and paragraph separators, and characters that have no glyph.
 fn is_invisible(character: char) -> bool {
+    let category = CodePointMapData::<GeneralCategory>::new().get(character);
     matches!(
-        character.general_category(),
+        category,
         GeneralCategory::Control
             | GeneralCategory::Format
             | GeneralCategory::LineSeparator
             | GeneralCategory::ParagraphSeparator
-    ) || matches!(
-        character,
-        '\u{034f}'                    // combining grapheme joiner
-            | '\u{115f}'..='\u{1160}' // Hangul fillers
-            | '\u{17b4}'..='\u{17b5}' // Khmer inherent vowels
-            | '\u{180b}'..='\u{180f}' // Mongolian variation selectors
-            | '\u{2065}'
-            | '\u{2800}'              // Braille blank
-            | '\u{3164}'              // Hangul filler
-            | '\u{fe00}'..='\u{fe0f}' // variation selectors
-            | '\u{ffa0}'              // half-width Hangul filler
-            | '\u{fff0}'..='\u{fff8}'
-            | '\u{e0000}'..='\u{e0fff}' // tags, variation selectors supplement
-    )
+    ) || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
+        || character == BRAILLE_BLANK
 }
 
 #[cfg(test)]
@@ -48,24 +42,12 @@ mod tests {
 
     #[test]
     fn control_and_invisible_characters_are_refused() {
-        for bad in [
-            '\0',
-            '\u{7}',
-            '\u{1b}',
-            '\u{7f}',
-            '\u{85}',
-            '\u{ad}',
-            '\u{200b}',
-            '\u{200d}',
-            '\u{202e}',
-            '\u{2028}',
-            '\u{2066}',
-            '\u{2800}',
-            '\u{3164}',
-            '\u{fe0f}',
-            '\u{feff}',
-            '\u{e0041}',
-        ] {
+        let controls = "\0\u{7}\u{1b}\u{7f}\u{85}";
+        let formats = "\u{ad}\u{200b}\u{200d}\u{202e}\u{2066}\u{feff}\u{e0041}";
+        let separators = "\u{2028}\u{2029}";
+        let ignorable =
+            "\u{34f}\u{115f}\u{1160}\u{17b4}\u{180b}\u{2065}\u{3164}\u{fe0f}\u{ffa0}\u{fff0}\u{e0fff}";
+        for bad in [controls, formats, separators, ignorable, "\u{2800}"].concat().chars() {
             assert_eq!(refuse_invisible(&format!("a{bad}bc")), Err(Invisible(bad)));
         }
     }

@@ -1,4 +1,4 @@
-//! What a proven secret is recognised by in memory.
+//! The digest by which the cache recognises a verified secret.
 
 use std::{
     fmt,
@@ -10,18 +10,19 @@ use subtle::ConstantTimeEq as _;
 
 use super::BearerToken;
 
-/// SHA-256 of a secret's random bits. They are 256: no dictionary finds them again, so it needs no salt and no cost.
+/// The SHA-256 digest of a secret. A secret is 256 random bits, which cannot be guessed, so neither a salt nor a slow
+/// hash is needed.
 #[derive(Clone, Copy, Eq)]
 pub struct Digest([u8; 32]);
 
 impl BearerToken {
-    /// The digest of the secret.
+    /// Returns the digest of the secret.
     pub fn digest(&self) -> Digest {
-        Digest(Sha256::digest(self.bits()).into())
+        Digest(Sha256::digest(self.secret()).into())
     }
 }
 
-/// In constant time.
+/// Compares in constant time.
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_of_its_secret_alone_and_shows_nothing() {
+    fn equal_secrets_have_equal_digests_and_debug_shows_nothing() {
         let (one, two) = (BearerToken::generate().unwrap(), BearerToken::generate().unwrap());
         assert!(one.digest() == one.clone().digest() && one.digest() != two.digest());
         assert_eq!(format!("{:?}", one.digest()), "[redacted]");

@@ -1,30 +1,30 @@
-//! When a token shall stop being valid by itself.
+//! The time at which a token stops being valid.
 
 use chrono::{DateTime, Datelike as _, Utc};
 
 use crate::clock::to_micros;
 
-/// A moment that lay in the future when it was checked, in whole microseconds.
+/// A time that was in the future when it was parsed, in whole microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry(DateTime<Utc>);
 
-/// Why a moment is no expiry.
+/// Why a time is not an expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExpiryError {
-    /// Not a point in time as protobuf defines it: years 1 to 9999, nanoseconds 0 to 999,999,999.
+    /// Outside the range of protobuf's Timestamp: years 1 to 9999, nanoseconds 0 to 999,999,999.
     #[error("is not a valid timestamp: years 1 to 9999, nanoseconds 0 to 999999999")]
     Invalid,
-    /// Now or earlier.
+    /// The time is now or earlier.
     #[error("must be in the future; leave it unset for a token that does not expire")]
     Past,
 }
 
 impl Expiry {
-    /// Checks the moment `nanos` nanoseconds after `seconds` since the Unix epoch, as protobuf's Timestamp has it.
+    /// Parses the fields of a protobuf Timestamp: seconds since the Unix epoch, and nanoseconds to add.
     ///
     /// # Errors
     ///
-    /// It is no valid timestamp, or not after `now`.
+    /// The timestamp is out of range, or not after `now`.
     pub fn parse(seconds: i64, nanos: i32, now: DateTime<Utc>) -> Result<Self, ExpiryError> {
         let at = u32::try_from(nanos)
             .ok()
@@ -36,7 +36,7 @@ impl Expiry {
         if at <= now { Err(ExpiryError::Past) } else { Ok(Self(at)) }
     }
 
-    /// The moment itself.
+    /// Returns the time of expiry.
     pub fn at(self) -> DateTime<Utc> {
         self.0
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_future_and_only_valid_timestamps() {
+    fn only_valid_timestamps_in_the_future_are_accepted() {
         let now = DateTime::from_timestamp(1_000, 0).unwrap();
         let parse =
             |seconds, nanos| Expiry::parse(seconds, nanos, now).map(|expiry| expiry.0.timestamp_micros());

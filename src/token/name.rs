@@ -1,4 +1,4 @@
-//! The name a user gives a token.
+//! The name that a user gives to a token.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::characters::{Invisible, refuse_invisible};
 
-/// A name of 3 to 64 characters (Unicode scalar values), trimmed, in Unicode form NFC (UAX #15), without characters
-/// that cannot be seen: what looks the same in a list is mostly the same to the database.
+/// A name of 3 to 64 characters (Unicode scalar values), trimmed, in Unicode Normalization Form C (UAX #15), without
+/// invisible characters: names that look the same in a list are, with few exceptions, the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenName(String);
 
-/// Why a text is no name.
+/// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Fewer than 3 characters.
@@ -20,7 +20,7 @@ pub enum NameError {
     /// More than 64 characters.
     #[error("has more than {max} characters after trimming", max = TokenName::MAX)]
     TooLong,
-    /// A control or invisible character.
+    /// The name has a control or invisible character.
     #[error(transparent)]
     Invisible(#[from] Invisible),
 }
@@ -28,14 +28,15 @@ pub enum NameError {
 impl TokenName {
     const MIN: usize = 3;
     const MAX: usize = 64;
-    /// NFC makes a text at most three times as long; more than this cannot come down to 64 characters.
+    /// Bounds the work of normalisation. One character in NFC stands for at most 4 characters of the text, so a longer
+    /// text has more than 64 in any case.
     const MAX_BYTES: usize = 4 * 1024;
 
-    /// Trims and normalizes `text`.
+    /// Trims and normalises `text`, and checks it.
     ///
     /// # Errors
     ///
-    /// The first fault found.
+    /// The first error found.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let text = text.trim();
         if text.len() > Self::MAX_BYTES {
@@ -50,12 +51,12 @@ impl TokenName {
         }
     }
 
-    /// A name that was checked before it was stored.
+    /// Restores a name from the database; it was checked before it was stored.
     pub(crate) fn from_stored(name: String) -> Self {
         Self(name)
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_trimmed_and_composed() {
+    fn names_are_trimmed_and_normalised() {
         assert_eq!(parse("  ci bot\n"), Ok("ci bot".into()));
         assert_eq!(parse("cafe\u{301}"), Ok("caf\u{e9}".into()));
         assert_eq!(parse("部署令牌"), Ok("部署令牌".into()));
@@ -105,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_parses_to_itself_and_keeps_the_rules(text in "\\PC{0,80}") {
+        fn a_parsed_name_meets_the_rules_and_parses_to_itself(text in "\\PC{0,80}") {
             if let Ok(name) = parse(&text) {
                 prop_assert_eq!(parse(&name), Ok(name.clone()));
                 prop_assert!((3..=64).contains(&name.chars().count()));
@@ -115,7 +116,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text: String) {
+        fn parsing_never_panics(text: String) {
             let _ = parse(&text);
         }
     }

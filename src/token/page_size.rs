@@ -1,23 +1,27 @@
-//! How many tokens a page of a list has.
+//! The number of tokens on one page of a list.
 
-/// 1 to 200. AIP-158: 0 asks for the default, and what is above the maximum is taken as the maximum.
+/// A page size of 1 to 200. As AIP-158 asks, 0 means the default, and larger sizes are lowered to the maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageSize(u16);
 
-/// The number is no page size.
+/// The page size is negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must not be negative; 0 is {default}, more than {max} is {max}", default = PageSize::DEFAULT, max = PageSize::MAX)]
+#[error(
+    "must not be negative; 0 is {default}, more than {max} is {max}",
+    default = PageSize::DEFAULT,
+    max = PageSize::MAX
+)]
 pub struct PageSizeError;
 
 impl PageSize {
     const DEFAULT: u16 = 50;
     const MAX: u16 = 200;
 
-    /// Checks a size as protobuf carries it.
+    /// Parses the `page_size` of a request.
     ///
     /// # Errors
     ///
-    /// It is negative.
+    /// The size is negative.
     pub fn parse(size: i32) -> Result<Self, PageSizeError> {
         match u32::try_from(size) {
             Ok(0) => Ok(Self(Self::DEFAULT)),
@@ -26,7 +30,7 @@ impl PageSize {
         }
     }
 
-    /// The number.
+    /// Returns the size.
     pub fn get(self) -> u16 {
         self.0
     }

@@ -1,12 +1,12 @@
-//! The name by which the identity service knows a user.
+//! The id by which the identity provider knows a user.
 
 use std::{fmt, str::FromStr};
 
 use super::characters::{Invisible, refuse_invisible};
 
-/// 1 to 128 bytes of UTF-8 without control or invisible characters and without white space at either end; compared byte
-/// by byte. Gateways trim header values, and people cannot see the difference: `"bob "` would be another user than
-/// `"bob"`.
+/// A user id: 1 to 128 bytes of UTF-8, without control or invisible characters, and without white space at either end.
+/// Ids are compared byte by byte. White space at an end is refused because gateways trim header values and people do
+/// not see it, yet `"bob "` and `"bob"` would be two users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserId(String);
 
@@ -19,10 +19,10 @@ pub enum UserIdError {
     /// The text has more than 128 bytes.
     #[error("has {0} bytes; at most {max} are allowed", max = UserId::MAX_BYTES)]
     TooLong(usize),
-    /// White space at the beginning or the end.
+    /// The text begins or ends with white space.
     #[error("begins or ends with white space, U+{:04X}; it is allowed only between other characters", *.0 as u32)]
     Untrimmed(char),
-    /// A control or invisible character.
+    /// The text has a control or invisible character.
     #[error(transparent)]
     Invisible(#[from] Invisible),
 }
@@ -30,12 +30,12 @@ pub enum UserIdError {
 impl UserId {
     const MAX_BYTES: usize = 128;
 
-    /// An id that was checked before it was stored.
+    /// Restores an id from the database; it was checked before it was stored.
     pub(crate) fn from_stored(id: String) -> Self {
         Self(id)
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_counted() {
+    fn bytes_are_counted_not_characters() {
         assert!("u".parse::<UserId>().is_ok());
         assert!("auth0|5f7c8ec7 ü".parse::<UserId>().is_ok());
         assert!("ü".repeat(64).parse::<UserId>().is_ok());
@@ -88,14 +88,14 @@ mod tests {
                 assert_eq!(text.parse::<UserId>(), Err(UserIdError::Invisible(Invisible(bad))), "{text:?}");
             }
         }
-        let said = "b\u{200b}ob".parse::<UserId>().unwrap_err().to_string();
+        let message = "b\u{200b}ob".parse::<UserId>().unwrap_err().to_string();
         let of_a_name = super::super::TokenName::parse("b\u{200b}ob").unwrap_err().to_string();
-        assert_eq!(said, of_a_name);
+        assert_eq!(message, of_a_name);
     }
 
     #[test]
-    fn white_space_is_allowed_inside_only() {
-        // Every character with the property White_Space that is not a control character or a separator of lines.
+    fn white_space_is_allowed_only_inside() {
+        // All White_Space characters except control characters and line and paragraph separators.
         let spaces = " \u{a0}\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\
                       \u{200a}\u{202f}\u{205f}\u{3000}";
         for space in spaces.chars() {
@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_is_kept_as_it_is_and_needs_no_trimming(text in ".{0,40}") {
+        fn a_parsed_id_is_unchanged_and_needs_no_trimming(text in ".{0,40}") {
             if let Ok(id) = text.parse::<UserId>() {
                 prop_assert_eq!(id.as_str(), &text);
                 prop_assert_eq!(text.trim(), &text);

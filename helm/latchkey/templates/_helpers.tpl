@@ -1,4 +1,4 @@
-{{- /* Short enough for the longest suffix that is put behind it. */}}
+{{- /* Short enough for the longest suffix that a template appends. */}}
 {{- define "latchkey.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
@@ -15,7 +15,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{- /* What tells the serving pods from all others, the migration's included. It must never change. */}}
+{{- /* Distinguishes the serving pods from all others, including the migration's. Must never change. */}}
 {{- define "latchkey.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -40,14 +40,14 @@ app.kubernetes.io/component: migration
 {{ regexFind "[0-9]+$" . }}
 {{- end }}
 
-{{- /* A time span in whole seconds, rounded up. The schema sees to it that it is one number, without a zero before it,
-which would be read as octal. */}}
+{{- /* A duration in whole seconds, rounded up. The schema guarantees a single number without a leading zero, which Helm
+would read as octal. */}}
 {{- define "latchkey.seconds" -}}
 {{- $number := regexFind "^[0-9]+" . | int }}
 {{- if hasSuffix "ms" . }}{{ div (add $number 999) 1000 }}
 {{- else if hasSuffix "s" . }}{{ $number }}
 {{- else if hasSuffix "m" . }}{{ mul $number 60 }}
-{{- else }}{{ fail (printf "%s is no time span in ms, s or m" .) }}
+{{- else }}{{ fail (printf "%s: is not a duration in ms, s or m" .) }}
 {{- end }}
 {{- end }}
 
@@ -57,7 +57,7 @@ which would be read as octal. */}}
 {{- regexFind ":[0-9]+$" $authority | trimPrefix ":" | default (hasPrefix "https:" . | ternary "443" "80") }}
 {{- end }}
 
-{{- /* A schema cannot say "this name is needed" in words that help; nor that two parts belong together. */}}
+{{- /* Checks that a schema cannot express, or for which its message would not help. */}}
 {{- define "latchkey.check" -}}
 {{- if not .Values.database.url.secret }}
 {{- fail "database.url.secret is empty: name a Secret that holds the URL of the PostgreSQL database, postgres://user:password@host:port/database, under the key that database.url.key names" }}
@@ -70,13 +70,13 @@ which would be read as octal. */}}
 {{- end }}
 {{- $name := include "latchkey.fullname" . }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
-{{- fail (printf "the Service would be called %s, which Kubernetes refuses: a letter comes first, and there are no dots; choose another name for the release, or set fullnameOverride" $name) }}
+{{- fail (printf "the Service would be called %s, which Kubernetes refuses: it must begin with a letter and have no dots; choose another name for the release, or set fullnameOverride" $name) }}
 {{- end }}
 {{- $grpc := include "latchkey.port" .Values.config.grpc_addr | int }}
 {{- $http := include "latchkey.port" .Values.config.http_addr | int }}
 {{- range $setting, $port := dict "grpc_addr" $grpc "http_addr" $http }}
 {{- if or (lt $port 1024) (gt $port 65535) }}
-{{- fail (printf "config.%s has the port %d: it must be from 1024, since the container is not root, to 65535" $setting $port) }}
+{{- fail (printf "config.%s has the port %d: must be 1024 to 65535, because the container does not run as root" $setting $port) }}
 {{- end }}
 {{- end }}
 {{- if eq $grpc $http }}
@@ -88,7 +88,7 @@ which would be read as octal. */}}
 {{- if and .Values.tracing.endpoint .Values.networkPolicy.enabled }}
 {{- $port := include "latchkey.endpointPort" .Values.tracing.endpoint | int }}
 {{- if ne $port (int .Values.networkPolicy.otlpPort) }}
-{{- fail (printf "tracing.endpoint goes to port %d, and networkPolicy.otlpPort lets the pods out to %d: make them the same. If the collector's pods listen on another port than their Service, let that one be reached by networkPolicy.extraEgress" $port (int .Values.networkPolicy.otlpPort)) }}
+{{- fail (printf "tracing.endpoint goes to port %d, and networkPolicy.otlpPort lets the pods out to %d: make them the same. If the collector's pods listen on another port than their Service, allow that port in networkPolicy.extraEgress" $port (int .Values.networkPolicy.otlpPort)) }}
 {{- end }}
 {{- end }}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) }}
@@ -96,8 +96,8 @@ which would be read as octal. */}}
 {{- end }}
 {{- end }}
 
-{{- /* Settings, each under the name that the service's own help gives its variable. Helm reads large numbers as
-floats, which would be printed with an exponent. */}}
+{{- /* The settings as environment variables. Helm reads large numbers as floats, and would print them with an
+exponent. */}}
 {{- define "latchkey.configEnv" -}}
 {{- range $name, $value := .Values.config }}
 - name: LATCHKEY_{{ upper $name }}
@@ -110,8 +110,8 @@ floats, which would be printed with an exponent. */}}
       key: {{ .Values.database.url.key }}
 {{- end }}
 
-{{- /* The files that are made of Secrets: name in /etc/latchkey, the value that refers to it, and the setting, if one
-has to name it. */}}
+{{- /* The files mounted from Secrets: the name in /etc/latchkey, the value that refers to the Secret, and the setting
+that gets the path, if there is one. */}}
 {{- define "latchkey.files" -}}
 {{- $nats := .Values.nats }}
 {{- $files := list
@@ -131,7 +131,7 @@ has to name it. */}}
 {{- dict "files" $wanted | toJson }}
 {{- end }}
 
-{{- /* One volume of those files, from a list of them. Readable by the pod's own group alone: 288 is 0440. */}}
+{{- /* One volume for a list of these files. 288 is 0440: readable only by the pod's own user and group. */}}
 {{- define "latchkey.filesVolume" -}}
 - name: secrets
   projected:
@@ -152,7 +152,7 @@ has to name it. */}}
   readOnly: true
 {{- end }}
 
-{{- /* A rule that lets pods out to one port: of a dict with "to" and "port". */}}
+{{- /* An egress rule for one port, from a dict with "to" and "port". */}}
 {{- define "latchkey.egress" -}}
 - ports:
     - port: {{ .port }}

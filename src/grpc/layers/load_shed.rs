@@ -1,65 +1,38 @@
-//! A layer that answers a call with RESOURCE_EXHAUSTED at once when as many as allowed are under way.
+//! Answers a call with RESOURCE_EXHAUSTED at once when the maximum number of calls is in flight.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tonic::{body::Body, codegen::http::Response};
-use tower::{Layer, Service};
+use tonic::codegen::http::Request;
 
+use super::middleware::{Answer, Middleware};
 use crate::grpc::status;
 
-/// Bounds the calls under way in all the services it wraps together.
+/// Bounds the number of calls in flight. Clones share the bound.
 #[derive(Clone, Debug)]
-pub(in crate::grpc) struct LoadShedLayer {
-    room: Arc<Semaphore>,
+pub(in crate::grpc) struct LoadShed {
+    permits: Arc<Semaphore>,
 }
 
-impl LoadShedLayer {
+impl LoadShed {
     pub(in crate::grpc) fn new(calls: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(calls)) }
+        Self { permits: Arc::new(Semaphore::new(calls)) }
     }
 }
 
-impl<S> Layer<S> for LoadShedLayer {
-    type Service = LoadShed<S>;
-
-    fn layer(&self, inner: S) -> LoadShed<S> {
-        LoadShed { inner, room: Arc::clone(&self.room) }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(in crate::grpc) struct LoadShed<S> {
-    inner: S,
-    room: Arc<Semaphore>,
-}
-
-impl<S, Request> Service<Request> for LoadShed<S>
-where
-    S: Service<Request, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-            return Box::pin(std::future::ready(Ok(status::overloaded().into_http())));
-        };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let _held = permit;
-            answer.await
-        })
+impl Middleware for LoadShed {
+    fn call<B, N, F>(&self, request: Request<B>, next: N) -> impl Future<Output = Answer> + Send + 'static
+    where
+        N: FnOnce(Request<B>) -> F,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let admitted = permit.map(|permit| (permit, next(request)));
+        async move {
+            match admitted {
+                Ok((_permit, answer)) => answer.await,
+                Err(_) => Ok(status::overloaded().into_http()),
+            }
+        }
     }
 }

@@ -2,12 +2,14 @@
 
 mod deadline;
 mod load_shed;
+mod middleware;
 mod observe;
 mod unreadable;
 
 pub(super) use self::{
-    deadline::DeadlineLayer,
-    load_shed::LoadShedLayer,
-    observe::{ObserveLayer, method_names},
-    unreadable::blame_the_request,
+    deadline::Deadline,
+    load_shed::LoadShed,
+    middleware::MiddlewareLayer,
+    observe::{Observe, method_names},
+    unreadable::correct_status,
 };

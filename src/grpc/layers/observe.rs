@@ -1,91 +1,98 @@
-//! A layer that measures each call and, if it is traced, makes its span, by OpenTelemetry's conventions for gRPC.
+//! Measures each call and, if it is traced, creates its span, by OpenTelemetry's conventions for gRPC.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::{sync::LazyLock, time::Instant};
 
 use opentelemetry::trace::SpanKind;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::{
     Code, Status,
     body::Body,
     codegen::http::{Request, Response},
 };
-use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
-use crate::grpc::status;
-use crate::telemetry::{ENTRY, HttpHeaders, RpcDurations, enter};
+use super::middleware::{Answer, Middleware};
+use crate::{
+    grpc::status,
+    proto::{DESCRIPTORS, latchkey::token_service_server::SERVICE_NAME},
+    telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
+};
 
-/// The methods, as metrics name them, and as paths and traces do.
-const METHODS: [(&str, &str); 4] = [
-    ("CreateToken", "/latchkey.v1.TokenService/CreateToken"),
-    ("ListTokens", "/latchkey.v1.TokenService/ListTokens"),
-    ("DeleteToken", "/latchkey.v1.TokenService/DeleteToken"),
-    ("ValidateToken", "/latchkey.v1.TokenService/ValidateToken"),
-];
-
-/// What stands for a method that does not exist: OpenTelemetry's word, since a caller could make up any number of them.
-const OTHER: (&str, &str) = ("_OTHER", "/_OTHER");
-
-/// The names of the methods in metrics.
-pub(in crate::grpc) fn method_names() -> [&'static str; 4] {
-    METHODS.map(|(name, _)| name)
+/// An RPC of the token service.
+#[derive(Clone, Copy, Debug)]
+struct Method {
+    /// The name in metrics: `CreateToken`.
+    name: &'static str,
+    /// The path of its requests: `/latchkey.v1.TokenService/CreateToken`. Traces use it without the first slash.
+    path: &'static str,
 }
 
+impl Method {
+    /// Stands for every method that does not exist, since callers could invent any number of them. The name is from
+    /// OpenTelemetry's conventions.
+    const OTHER: Self = Self { name: "_OTHER", path: "/_OTHER" };
+
+    /// Leaks the name, so call it once for each method.
+    fn new(name: &str) -> Self {
+        let path: &'static str = format!("/{SERVICE_NAME}/{name}").leak();
+        Self { name: &path[path.len() - name.len()..], path }
+    }
+
+    fn of(path: &str) -> Self {
+        METHODS.iter().find(|method| method.path == path).copied().unwrap_or(Self::OTHER)
+    }
+}
+
+/// Every method of the token service, in the order of the proto file.
+static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
+    #[expect(
+        clippy::expect_used,
+        reason = "build.rs encoded the descriptors; `durations` decodes them at start"
+    )]
+    let descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors that build.rs encoded");
+    let files = descriptors.file.iter();
+    let services = files.flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+    services
+        .filter(|(package, service)| format!("{package}.{}", service.name()) == SERVICE_NAME)
+        .flat_map(|(_, service)| service.method.iter().map(|method| Method::new(method.name())))
+        .collect()
+});
+
+/// Returns the names of the methods in metrics.
+pub(in crate::grpc) fn method_names() -> Vec<&'static str> {
+    METHODS.iter().map(|method| method.name).collect()
+}
+
+/// Records the duration and the status code of each call, and its span.
 #[derive(Clone, Debug)]
-pub(in crate::grpc) struct ObserveLayer {
+pub(in crate::grpc) struct Observe {
     pub(in crate::grpc) durations: RpcDurations,
 }
 
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-
-    fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, durations: self.durations.clone() }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(in crate::grpc) struct Observe<S> {
-    inner: S,
-    durations: RpcDurations,
-}
-
-impl<S, B> Service<Request<B>> for Observe<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let path = request.uri().path();
-        let (method, path) = METHODS.into_iter().find(|(_, known)| *known == path).unwrap_or(OTHER);
+impl Middleware for Observe {
+    fn call<B, N, F>(&self, request: Request<B>, next: N) -> impl Future<Output = Answer> + Send + 'static
+    where
+        N: FnOnce(Request<B>) -> F,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let Method { name, path } = Method::of(request.uri().path());
         let span = enter(&HttpHeaders(request.headers()), SpanKind::Server, || span(&path[1..]));
         let mut call = Call {
             durations: self.durations.clone(),
-            method,
+            method: name,
             began: Instant::now(),
             code: Code::Cancelled,
             span: span.clone(),
         };
-        let answer = self.inner.call(request).instrument(span);
-        Box::pin(async move {
+        let answer = next(request).instrument(span);
+        async move {
             let answer = answer.await;
             if let Ok(response) = &answer {
                 call.answered(response);
             }
             answer
-        })
+        }
     }
 }
 
@@ -103,7 +110,7 @@ fn span(method: &str) -> Span {
     )
 }
 
-/// A call under way; noted when it ends, also when its caller hangs up.
+/// A call in flight. It is recorded when it is dropped, so that calls whose caller disconnects are recorded too.
 struct Call {
     durations: RpcDurations,
     method: &'static str,
@@ -113,7 +120,7 @@ struct Call {
 }
 
 impl Call {
-    /// A call that went well says so after its body, the others in their headers.
+    /// Takes the status code from the headers. A successful call has none there: its code follows the body.
     fn answered(&mut self, response: &Response<Body>) {
         self.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
         if self.code == Code::Internal {
@@ -127,23 +134,24 @@ impl Drop for Call {
         let code = name(self.code);
         self.durations.observe(self.method, code, self.began.elapsed());
         self.span.record("rpc.response.status_code", code);
-        if is_failure_of_the_service(self.code) {
+        if is_server_error(self.code) {
             self.span.record("error.type", code).record("otel.status_code", "ERROR");
         }
     }
 }
 
-/// Logs why a call ended with INTERNAL. This is the only line about it, whoever made the answer.
+/// Logs why a call ended with INTERNAL, which the caller does not learn. The error may come from a handler or from
+/// tonic.
 fn log_failure(method: &str, response: &Response<Body>) {
-    let made = response.extensions().get::<Status>();
-    match made.and_then(status::failure) {
+    let status = response.extensions().get::<Status>();
+    match status.and_then(status::failure) {
         Some(error) => tracing::error!(method, %error, "a call failed"),
-        None => tracing::error!(method, error = made.map_or("unknown", Status::message), "a call failed"),
+        None => tracing::error!(method, error = status.map_or("unknown", Status::message), "a call failed"),
     }
 }
 
-/// The codes that a server's span shows as an error; the others are the caller's.
-fn is_failure_of_the_service(code: Code) -> bool {
+/// Returns whether a server's span shows the code as an error. The other codes are errors of the caller.
+fn is_server_error(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown
@@ -184,9 +192,9 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use tower::ServiceExt as _;
+    use tower::{Layer as _, ServiceExt as _};
 
-    use super::*;
+    use super::{super::middleware::MiddlewareLayer, *};
     use crate::registry::RegistryError;
 
     #[derive(Clone, Default)]
@@ -202,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The log of one call that is answered with `status`.
+    /// Returns the log of one call that is answered with `status`.
     async fn log_of(status: Status) -> String {
         let log = Log::default();
         let writer = log.clone();
@@ -211,18 +219,32 @@ mod tests {
         let _log = tracing::subscriber::set_default(subscriber);
         let answer = move |_: Request<()>| std::future::ready(Ok(status.clone().into_http()));
         let durations = RpcDurations::new(&method_names()).unwrap();
-        let service = ObserveLayer { durations }.layer(tower::service_fn(answer));
-        let request = Request::get(METHODS[0].1).body(()).unwrap();
+        let service = MiddlewareLayer(Observe { durations }).layer(tower::service_fn(answer));
+        let request = Request::get(METHODS[0].path).body(()).unwrap();
         let _: Response<Body> = service.oneshot(request).await.unwrap();
         let log = log.0.lock().unwrap().clone();
         String::from_utf8(log).unwrap()
     }
 
+    #[test]
+    fn every_method_of_the_proto_package_is_counted() {
+        let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+        let files = descriptors.file.iter().filter(|file| file.package() == "latchkey.v1");
+        let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
+        let declared: Vec<&str> = methods.map(|method| method.name()).collect();
+        assert_eq!(method_names(), declared);
+        assert_eq!(method_names(), ["CreateToken", "ListTokens", "DeleteToken", "ValidateToken"]);
+        for name in declared {
+            assert_eq!(Method::of(&format!("/latchkey.v1.TokenService/{name}")).name, name);
+        }
+        assert_eq!(Method::of("/latchkey.v1.TokenService/Missing").name, "_OTHER");
+    }
+
     #[tokio::test]
-    async fn each_internal_answer_is_logged_once_whoever_made_it() {
+    async fn each_internal_answer_of_a_handler_or_of_tonic_is_logged_once() {
         for (status, error) in [
             (Status::from(RegistryError::Randomness), "the operating system gave no randomness"),
-            (Status::internal("made by tonic"), "made by tonic"),
+            (Status::internal("error of tonic"), "error of tonic"),
         ] {
             let log = log_of(status).await;
             assert_eq!(log.lines().count(), 1, "{log}");

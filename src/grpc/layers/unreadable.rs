@@ -1,35 +1,35 @@
-//! Answers to requests that tonic cannot read.
+//! Corrects the status of requests that tonic cannot read.
 //!
-//! tonic answers a message that cannot be decoded with INTERNAL, and one that is too large with OUT_OF_RANGE. Here
-//! INTERNAL is a failure of the service, which is logged and fires an alert; what a caller sent must not cause one.
+//! tonic answers a message that cannot be decoded with INTERNAL, and one that is too large with OUT_OF_RANGE. In this
+//! service INTERNAL is a failure of the service, which is logged and fires an alert. No request may cause that.
 
 use tonic::{Code, Status, body::Body, codegen::http::Response};
 
 use crate::grpc::{server::MAX_MESSAGE, status};
 
-/// Replaces an answer that tonic made in place of the handler.
-pub(in crate::grpc) fn blame_the_request(response: Response<Body>) -> Response<Body> {
-    let replaced = response.extensions().get().and_then(answer_for);
-    replaced.map_or(response, Status::into_http)
+/// Replaces an error that tonic returned before the handler ran.
+pub(in crate::grpc) fn correct_status(response: Response<Body>) -> Response<Body> {
+    let corrected = response.extensions().get().and_then(corrected);
+    corrected.map_or(response, Status::into_http)
 }
 
-/// The answer to give in place of `made`; none if the handler made it.
-fn answer_for(made: &Status) -> Option<Status> {
-    if status::failure(made).is_some() {
+/// Returns the status to send instead of `original`, or nothing if `original` comes from a handler.
+fn corrected(original: &Status) -> Option<Status> {
+    if status::failure(original).is_some() {
         return None;
     }
     // Only errors of the transport have a source: the caller reset the stream, or the connection broke.
-    if std::error::Error::source(made).is_some() {
+    if std::error::Error::source(original).is_some() {
         return Some(Status::cancelled("the request ended before its message was complete"));
     }
-    match made.code() {
-        Code::Internal => Some(undecodable(made.message())),
+    match original.code() {
+        Code::Internal => Some(undecodable(original.message())),
         Code::OutOfRange => Some(status::too_large(MAX_MESSAGE)),
         _ => None,
     }
 }
 
-/// INVALID_ARGUMENT for what tonic or prost says in `error`.
+/// Returns INVALID_ARGUMENT for an error message of tonic or prost.
 fn undecodable(error: &str) -> Status {
     let error = error.strip_prefix("failed to decode Protobuf message: ").unwrap_or(error);
     let (field, reason) = split_field(error);
@@ -42,8 +42,8 @@ fn undecodable(error: &str) -> Status {
     violations.into_status()
 }
 
-/// The path of the field at fault, and what is wrong with it. prost writes `Message.field: ` for each level, the innermost
-/// first, before the reason.
+/// Splits an error message into the path of the invalid field and the reason. prost writes `Message.field: ` for each
+/// level, the innermost first, before the reason.
 fn split_field(error: &str) -> (String, &str) {
     let (mut path, mut rest) = (Vec::new(), error);
     while let Some((level, inner)) = rest.split_once(": ")
@@ -73,18 +73,18 @@ mod tests {
     }
 
     #[test]
-    fn the_field_at_fault_is_named() {
-        let said = |error: String| undecodable(&error).message().to_owned();
+    fn the_invalid_field_is_named() {
+        let message = |error: String| undecodable(&error).message().to_owned();
         let not_utf8 = "cannot be decoded: invalid string value: data is not UTF-8 encoded";
-        assert_eq!(said(error::<CreateTokenRequest>(b"\x12\x02\xff\xfe")), format!("name {not_utf8}"));
+        assert_eq!(message(error::<CreateTokenRequest>(b"\x12\x02\xff\xfe")), format!("name {not_utf8}"));
         assert_eq!(
-            said(error::<ValidateTokenRequest>(b"\x12\x02\xff\xfe")),
+            message(error::<ValidateTokenRequest>(b"\x12\x02\xff\xfe")),
             format!("required_scopes {not_utf8}")
         );
         // expire_time (4) with seconds (1) of the wrong wire type.
-        let nested = said(error::<CreateTokenRequest>(b"\x22\x05\x0d\x01\x01\x01\x01"));
+        let nested = message(error::<CreateTokenRequest>(b"\x22\x05\x0d\x01\x01\x01\x01"));
         assert!(nested.starts_with("expire_time.seconds cannot be decoded: "), "{nested}");
-        let no_field = said(error::<CreateTokenRequest>(b"\xff\xff\xff"));
+        let no_field = message(error::<CreateTokenRequest>(b"\xff\xff\xff"));
         assert!(no_field.starts_with("the request message cannot be decoded: "), "{no_field}");
     }
 
