@@ -30,6 +30,8 @@ mod events_by_nats;
 mod events_under_faults;
 /// UserDeleted with headers that no client library can read: handled or a dead letter, never stuck.
 mod events_with_damaged_headers;
+/// A standby is never read, and a failover that lost commits leaves nothing in memory.
+mod failover;
 /// The first start makes everything; the second finds it again.
 mod first_start;
 /// What was acknowledged is committed, whatever the disk did before.

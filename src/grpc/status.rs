@@ -76,6 +76,7 @@ impl From<RegistryError> for Status {
             RegistryError::Store(
                 StoreError::Unavailable(_)
                 | StoreError::Timeout
+                | StoreError::InRecovery
                 | StoreError::Interrupted
                 | StoreError::File(_)
                 | StoreError::SchemaOutdated,

@@ -6,7 +6,7 @@ use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
     clock::Clock,
     credentials::{SecretHash, Tag},
-    store::{EventKind, NewTokenRow, Store},
+    store::{EventKind, NewTokenRow, Obstacles, Store},
     token::{BearerToken, Expiry, Scopes, Token, TokenName, UserId},
 };
 
@@ -43,6 +43,11 @@ impl TokenRegistry {
     /// [`RegistryError::UserDeleted`], [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`],
     /// [`RegistryError::TooManyExpired`], or a failure.
     pub async fn issue(&self, new: NewToken) -> Result<Issued, RegistryError> {
+        let limits = TokenLimits { max_live: self.max_live_tokens };
+        // Before argon2, which costs far more than all the rest: what would be refused anyway is refused at once.
+        let obstacles =
+            self.store.obstacles(&new.user_id, &new.name, self.clock.now(), limits.max_kept()).await?;
+        limits.check(obstacles)?;
         let bearer = BearerToken::generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
         let credentials = self.verifier.make(&bearer).await?;
@@ -55,9 +60,37 @@ impl TokenRegistry {
             expires_at: new.expiry.map(Expiry::at),
             last_used_at: None,
         };
-        let insert = insert(self.store.clone(), self.clock.clone(), token, credentials, self.max_live_tokens);
+        let insert = insert(self.store.clone(), self.clock.clone(), token, credentials, limits);
         let token = self.store.run_to_completion(insert).await?;
         Ok(Issued { secret: bearer.reveal(&self.prefix), token })
+    }
+}
+
+/// How many tokens a user may have.
+#[derive(Clone, Copy, Debug)]
+struct TokenLimits {
+    max_live: u64,
+}
+
+impl TokenLimits {
+    /// How many live and expired tokens a user may have together.
+    fn max_kept(self) -> u64 {
+        self.max_live + MAX_EXPIRED_TOKENS
+    }
+
+    /// Whether a token may be issued; the first reason against it, in this order.
+    fn check(self, found: Obstacles) -> Result<(), RegistryError> {
+        if found.account_deleted {
+            Err(RegistryError::UserDeleted)
+        } else if found.name_taken {
+            Err(RegistryError::NameTaken)
+        } else if found.live >= self.max_live {
+            Err(RegistryError::TooManyTokens { limit: self.max_live })
+        } else if found.kept >= self.max_kept() {
+            Err(RegistryError::TooManyExpired { limit: self.max_kept() })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -67,24 +100,15 @@ async fn insert(
     clock: Clock,
     mut token: Token,
     (hash, tag): (SecretHash, Option<Tag>),
-    max_live: u64,
+    limits: TokenLimits,
 ) -> Result<Token, RegistryError> {
     let transaction = store.begin().await?;
-    if transaction.lock_account(&token.user_id).await?.is_some() {
-        return Err(RegistryError::UserDeleted);
-    }
+    transaction.lock_account(&token.user_id).await?;
     token.created_at = clock.now();
-    if transaction.is_name_taken(&token.user_id, &token.name).await? {
-        return Err(RegistryError::NameTaken);
-    }
-    let max_kept = max_live + MAX_EXPIRED_TOKENS;
-    let counts = transaction.count_tokens(&token.user_id, token.created_at, max_kept).await?;
-    if counts.live >= max_live {
-        return Err(RegistryError::TooManyTokens { limit: max_live });
-    }
-    if counts.kept >= max_kept {
-        return Err(RegistryError::TooManyExpired { limit: max_kept });
-    }
+    // Again, since only now nothing can change it any more.
+    let obstacles =
+        transaction.obstacles(&token.user_id, &token.name, token.created_at, limits.max_kept()).await?;
+    limits.check(obstacles)?;
     transaction.insert_token(NewTokenRow { token: &token, hash, tag }).await?;
     let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, token.created_at);
     transaction.record(event).await?;

@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The last health check found it out of reach, so it was not asked: a later try may succeed.
     #[error("the database is out of reach since the last health check")]
     Away,
+    /// It is a standby, which may lack revocations: a later try may reach the primary.
+    #[error("the database server is in recovery, and may lack the latest revocations")]
+    InRecovery,
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,
@@ -44,7 +47,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a later try may succeed because the database, or the way to it, is what failed.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Away | Self::Timeout)
+        matches!(self, Self::Unavailable(_) | Self::Away | Self::InRecovery | Self::Timeout)
     }
 
     pub(super) fn file(error: io::Error) -> Self {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement};
+
 use super::{Store, StoreError};
 
 impl Store {
@@ -10,21 +12,31 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::SchemaOutdated`], or it cannot be reached or does not answer within `bound`.
+    /// [`StoreError::SchemaOutdated`], [`StoreError::InRecovery`], or it cannot be reached or does not answer within `bound`.
     pub async fn check(&self, bound: Duration) -> Result<(), StoreError> {
         let checked = match self.ask(bound).await {
             // One more time, on a new connection: this one may have been closed from the other side.
             Err(StoreError::Unavailable(_)) => self.ask(bound).await,
             checked => checked,
         };
-        let away = matches!(checked, Err(StoreError::Unavailable(_) | StoreError::Timeout));
-        self.reachability.report(!away);
+        self.reachability.report(!checked.as_ref().is_err_and(StoreError::is_outage));
         checked
     }
 
     async fn ask(&self, bound: Duration) -> Result<(), StoreError> {
-        let check = latchkey_migrations::is_up_to_date(&self.health);
-        let up_to_date = tokio::time::timeout(bound, check).await.map_err(|_| StoreError::Timeout)??;
-        if up_to_date { Ok(()) } else { Err(StoreError::SchemaOutdated) }
+        let check = async {
+            if self.health.get_database_backend() == DbBackend::Postgres && self.is_in_recovery().await? {
+                return Err(StoreError::InRecovery);
+            }
+            let up_to_date = latchkey_migrations::is_up_to_date(&self.health).await?;
+            if up_to_date { Ok(()) } else { Err(StoreError::SchemaOutdated) }
+        };
+        tokio::time::timeout(bound, check).await.map_err(|_| StoreError::Timeout)?
+    }
+
+    async fn is_in_recovery(&self) -> Result<bool, DbErr> {
+        let query = Statement::from_string(DbBackend::Postgres, "SELECT pg_is_in_recovery()");
+        let row = self.health.query_one_raw(query).await?;
+        row.ok_or_else(|| DbErr::RecordNotFound("pg_is_in_recovery()".to_owned()))?.try_get_by_index(0)
     }
 }

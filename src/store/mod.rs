@@ -21,6 +21,6 @@ pub use self::{
     error::StoreError,
     pool::PoolState,
     revocation_log::{Eviction, LogHead},
-    tokens::{NewTokenRow, StoredToken, TokenCounts, TokenState},
+    tokens::{NewTokenRow, Obstacles, StoredToken, TokenState},
     transaction::WriteTransaction,
 };

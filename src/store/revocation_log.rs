@@ -20,7 +20,13 @@ pub struct LogHead {
     last_id: i64,
     /// What was visible, on PostgreSQL.
     snapshot: Option<Snapshot>,
+    /// Which history of the database it belongs to, on PostgreSQL.
+    epoch: Option<Epoch>,
 }
+
+/// A history of a cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with a
+/// failover and with a restore; commits of the earlier history may be missing from the later one.
+type Epoch = (i64, String);
 
 /// What an event takes access from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +65,13 @@ impl FromStr for Snapshot {
     }
 }
 
+/// One statement, so that the snapshot and the epoch belong together.
+const POSTGRES_HEAD: &str = "SELECT (SELECT max(id) FROM token_events), pg_is_in_recovery(), \
+                             pg_current_snapshot()::text, \
+                             (SELECT system_identifier FROM pg_control_system()), \
+                             CASE WHEN pg_is_in_recovery() THEN '' \
+                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
+
 impl Snapshot {
     /// The transactions that have completed after `earlier` was taken and before this one was; `None` if there are too
     /// many.
@@ -74,10 +87,11 @@ impl Snapshot {
 }
 
 impl LogHead {
-    /// Whether this state of the log can have come after `earlier`. Of a restored database it may be an older one.
+    /// Whether this state of the log can have come after `earlier`, with nothing of it lost. After a failover or a restore
+    /// it has not.
     fn continues(&self, earlier: &Self) -> bool {
         let xmax = |head: &Self| head.snapshot.as_ref().map_or(0, |snapshot| snapshot.xmax);
-        self.last_id >= earlier.last_id && xmax(self) >= xmax(earlier)
+        self.epoch == earlier.epoch && self.last_id >= earlier.last_id && xmax(self) >= xmax(earlier)
     }
 }
 
@@ -86,20 +100,28 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`].
+    /// See [`StoreError`]; of a standby [`StoreError::InRecovery`].
     pub async fn log_head(&self) -> Result<LogHead, StoreError> {
         let backend = self.log.get_database_backend();
         let sql = match backend {
             DbBackend::Sqlite => "SELECT max(id) FROM token_events",
-            _ => "SELECT (SELECT max(id) FROM token_events), pg_current_snapshot()::text",
+            _ => POSTGRES_HEAD,
         };
         let row = self.log.query_one_raw(Statement::from_string(backend, sql)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
-        let snapshot = match backend {
-            DbBackend::Sqlite => None,
-            _ => Some(row.try_get_by_index::<String>(1)?.parse()?),
-        };
-        Ok(LogHead { last_id: row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0), snapshot })
+        let last_id = row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0);
+        if backend == DbBackend::Sqlite {
+            return Ok(LogHead { last_id, snapshot: None, epoch: None });
+        }
+        if row.try_get_by_index(1)? {
+            return Err(StoreError::InRecovery);
+        }
+        let snapshot = row.try_get_by_index::<String>(2)?.parse()?;
+        Ok(LogHead {
+            last_id,
+            snapshot: Some(snapshot),
+            epoch: Some((row.try_get_by_index(3)?, row.try_get_by_index(4)?)),
+        })
     }
 
     /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
@@ -176,11 +198,17 @@ mod tests {
 
     #[test]
     fn an_older_state_is_not_a_continuation() {
-        let head = |last_id, text: Option<&str>| LogHead { last_id, snapshot: text.map(snapshot) };
+        let at = |last_id, text: Option<&str>, timeline: &str| LogHead {
+            last_id,
+            snapshot: text.map(snapshot),
+            epoch: text.map(|_| (7, timeline.to_owned())),
+        };
+        let head = |last_id, text| at(last_id, text, "00000001");
         assert!(head(5, None).continues(&head(5, None)));
         assert!(!head(4, None).continues(&head(5, None)));
         assert!(head(5, Some("9:9:")).continues(&head(5, Some("8:9:8"))));
-        assert!(!head(5, Some("8:8:")).continues(&head(5, Some("9:9:"))), "another cluster");
+        assert!(!head(5, Some("8:8:")).continues(&head(5, Some("9:9:"))), "fewer transactions");
+        assert!(!at(5, Some("9:9:"), "00000002").continues(&head(5, Some("9:9:"))), "another timeline");
     }
 
     proptest! {

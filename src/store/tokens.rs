@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, PaginatorTrait as _, QueryFilter as _,
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
     QueryOrder as _, QueryResult, QuerySelect as _, QueryTrait as _, Select, Statement,
     sea_query::{Expr, SimpleExpr},
 };
@@ -43,12 +43,16 @@ pub enum TokenState {
     AccountDeleted,
 }
 
-/// How many tokens a user has that are not revoked.
+/// What may be in the way of a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenCounts {
-    /// Those that have not expired.
+pub struct Obstacles {
+    /// The account was deleted.
+    pub account_deleted: bool,
+    /// A token that is not revoked has the name; one that has expired counts.
+    pub name_taken: bool,
+    /// How many of the user's tokens are neither revoked nor expired.
     pub live: u64,
-    /// All of them, expired ones included.
+    /// How many are not revoked, expired ones included.
     pub kept: u64,
 }
 
@@ -70,6 +74,16 @@ const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, s
                     last_used_at, revoked_at, revoke_reason, users.deleted_at \
                     FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
 
+/// The same on PostgreSQL, which also says in one row whether the server is a standby: its answers may be out of date,
+/// "there is no such token" too.
+const FIND_ON_PRIMARY: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+     last_used_at, revoked_at, revoke_reason, users.deleted_at, server.in_recovery \
+     FROM (SELECT pg_is_in_recovery() AS in_recovery) AS server \
+     LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id";
+
+/// The index of that column.
+const IN_RECOVERY: usize = 12;
+
 impl Store {
     /// The token with this id, revoked or not.
     ///
@@ -78,9 +92,18 @@ impl Store {
     /// See [`StoreError`].
     pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
         let backend = self.reads.get_database_backend();
-        let find = Statement::from_sql_and_values(backend, FIND, [id.into()]);
-        let row = self.bounded(self.reads.query_one_raw(find)).await?;
-        Ok(row.map(|row| found(id, &row)).transpose()?)
+        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY };
+        let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
+        let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
+        if backend == DbBackend::Postgres {
+            if row.try_get_by_index(IN_RECOVERY)? {
+                return Err(StoreError::InRecovery);
+            }
+            if row.try_get_by_index::<Option<String>>(0)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found(id, &row)?))
     }
 
     /// At most `limit` of the user's tokens that are not revoked, newest first, from below the id `before` on; none when
@@ -97,6 +120,23 @@ impl Store {
     ) -> Result<Vec<Token>, StoreError> {
         let rows = self.bounded(page_query(user, before, limit).all(&self.reads)).await?;
         Ok(rows.into_iter().map(Token::from).collect())
+    }
+
+    /// What is in the way of a new token of this name at `now`. Counts `most` tokens at most, so that the cost has a
+    /// bound.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn obstacles(
+        &self,
+        user: &UserId,
+        name: &TokenName,
+        now: DateTime<Utc>,
+        most: u64,
+    ) -> Result<Obstacles, StoreError> {
+        let query = obstacles_query(self.reads.get_database_backend(), user, name, now, most);
+        found_obstacles(self.bounded(self.reads.query_one_raw(query)).await?)
     }
 
     /// Gives the token a new tag.
@@ -139,41 +179,20 @@ impl Store {
 }
 
 impl WriteTransaction {
-    /// Whether a token of the user that is not revoked has this name; one that has expired counts.
+    /// As [`Store::obstacles`], under the lock of this transaction.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn is_name_taken(&self, user: &UserId, name: &TokenName) -> Result<bool, StoreError> {
-        let taken = Entity::find()
-            .filter(Column::UserId.eq(user.as_str()))
-            .filter(Column::Name.eq(name.as_str()))
-            .filter(Column::RevokedAt.is_null())
-            .count(&self.inner);
-        Ok(self.run(taken).await? > 0)
-    }
-
-    /// How many tokens the user has at `now`. Counts `most` at most, so that the cost has a bound too.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub async fn count_tokens(
+    pub async fn obstacles(
         &self,
         user: &UserId,
+        name: &TokenName,
         now: DateTime<Utc>,
         most: u64,
-    ) -> Result<TokenCounts, StoreError> {
-        let sql = format!(
-            "SELECT count(*), count(*) FILTER (WHERE expires_at IS NULL OR expires_at > $2) FROM \
-             (SELECT expires_at FROM tokens WHERE user_id = $1 AND revoked_at IS NULL LIMIT {most}) AS kept"
-        );
-        let backend = self.inner.get_database_backend();
-        let count = Statement::from_sql_and_values(backend, sql, [user.as_str().into(), now.into()]);
-        let row = self.run(self.inner.query_one_raw(count)).await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("a count".to_owned()))?;
-        let column = |index| Ok::<_, DbErr>(row.try_get_by_index::<i64>(index)?.unsigned_abs());
-        Ok(TokenCounts { kept: column(0)?, live: column(1)? })
+    ) -> Result<Obstacles, StoreError> {
+        let query = obstacles_query(self.inner.get_database_backend(), user, name, now, most);
+        found_obstacles(self.run(self.inner.query_one_raw(query)).await?)
     }
 
     /// Stores a token.
@@ -223,6 +242,33 @@ impl WriteTransaction {
 
 /// The stored reason of a token that its user deleted.
 const DELETED: &str = "deleted";
+
+fn obstacles_query(
+    backend: DbBackend,
+    user: &UserId,
+    name: &TokenName,
+    now: DateTime<Utc>,
+    most: u64,
+) -> Statement {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1 AND deleted_at IS NOT NULL), \
+         EXISTS (SELECT 1 FROM tokens WHERE user_id = $1 AND name = $2 AND revoked_at IS NULL), \
+         count(*), count(*) FILTER (WHERE expires_at IS NULL OR expires_at > $3) FROM \
+         (SELECT expires_at FROM tokens WHERE user_id = $1 AND revoked_at IS NULL LIMIT {most}) AS kept"
+    );
+    Statement::from_sql_and_values(backend, sql, [user.as_str().into(), name.as_str().into(), now.into()])
+}
+
+fn found_obstacles(row: Option<QueryResult>) -> Result<Obstacles, StoreError> {
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("a count".to_owned()))?;
+    let count = |index| Ok::<_, DbErr>(row.try_get_by_index::<i64>(index)?.unsigned_abs());
+    Ok(Obstacles {
+        account_deleted: row.try_get_by_index(0)?,
+        name_taken: row.try_get_by_index(1)?,
+        kept: count(2)?,
+        live: count(3)?,
+    })
+}
 
 /// What [`FIND`] found, in its order.
 fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {

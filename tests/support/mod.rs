@@ -14,6 +14,7 @@ pub mod otlp;
 pub mod postgres;
 pub mod proxy;
 pub mod raw_http2;
+pub mod standby;
 pub mod tools;
 
 pub use app::{App, Database, details};

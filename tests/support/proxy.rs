@@ -12,6 +12,7 @@ use tokio::{
 pub struct Proxy {
     pub addr: SocketAddr,
     swallow: watch::Sender<bool>,
+    port: watch::Sender<u16>,
 }
 
 impl Proxy {
@@ -20,9 +21,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (swallow, swallowing) = watch::channel(false);
+        let (port, target) = watch::channel(port);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let swallowing = swallowing.clone();
+                let (swallowing, port) = (swallowing.clone(), *target.borrow());
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", port)).await?;
                     let (mut from_client, mut to_client) = client.into_split();
@@ -43,7 +45,12 @@ impl Proxy {
                 });
             }
         });
-        Self { addr, swallow }
+        Self { addr, swallow, port }
+    }
+
+    /// Passes new connections on to another port.
+    pub fn redirect_to(&self, port: u16) {
+        self.port.send_replace(port);
     }
 
     /// From now on nothing that a client sends arrives; what the server sends still does.

@@ -1,0 +1,78 @@
+use std::time::Duration;
+
+use latchkey::proto::latchkey::invalid::Reason;
+use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
+use tonic::Code;
+
+use crate::support::{
+    App, http,
+    postgres::{Options, Postgres},
+    proxy::Proxy,
+    standby::Standby,
+    until,
+};
+
+async fn connect(url: &str) -> DatabaseConnection {
+    Database::connect(url).await.unwrap()
+}
+
+/// A standby may lack revocations, however current it says it is: nothing is answered from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_never_read() {
+    let primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
+    let url = primary.create_database().await;
+    let app = App::start_on(url.clone(), tempfile::tempdir().unwrap(), &[]).await;
+    let (id, secret) = app.issue("alice", "one").await;
+    let standby = Standby::of(&primary);
+    let paused = connect(&standby.url(&url)).await;
+    paused.execute_unprepared("SELECT pg_wal_replay_pause()").await.unwrap();
+
+    let keys = app.folder.path().join("data/keyring.toml");
+    let keys = if keys.exists() { vec!["--key-ring", keys.to_str().unwrap()] } else { Vec::new() };
+    let replica = App::start_on(standby.url(&url), tempfile::tempdir().unwrap(), &keys).await;
+    assert_eq!(replica.try_validate(&secret, &[]).await.unwrap_err().code(), Code::Unavailable);
+    app.delete("alice", &id).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(replica.try_validate(&secret, &[]).await.unwrap_err().code(), Code::Unavailable);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (status, _, body) = http::send(replica.server.http_addr(), "GET /readyz", &[], b"").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("in recovery"), "{body}");
+}
+
+/// Commits that a failover lost are not answered from memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_lost_commits_empties_the_memory() {
+    let mut primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
+    let url = primary.create_database().await;
+    let proxy = Proxy::to(primary.port()).await;
+    let through = format!("postgres://postgres@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
+    let app = App::start_on(through, tempfile::tempdir().unwrap(), &["--database-timeout", "1s"]).await;
+    let (_, kept) = app.issue("alice", "kept").await;
+    let standby = Standby::of(&primary);
+    let admin = connect(&standby.url(&url)).await;
+    // From here on the standby receives nothing more.
+    admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+    admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
+    let receivers = "SELECT FROM pg_stat_wal_receiver";
+    until("the end of replication", || async {
+        let rows = admin.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
+        rows.await.unwrap().is_empty().then_some(())
+    })
+    .await;
+    let (_, lost) = app.issue("alice", "lost").await;
+    app.validate(&kept).await.unwrap();
+    app.validate(&lost).await.unwrap();
+
+    primary.stop();
+    admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    proxy.redirect_to(standby.port);
+    // Valid from memory until the service sees the new primary, and then no more.
+    let reason = until("an answer of the new primary's", || async {
+        app.try_validate(&lost, &[]).await.ok().and_then(Result::err)
+    })
+    .await;
+    assert_eq!(reason, Reason::Unknown);
+    app.validate(&kept).await.unwrap();
+}

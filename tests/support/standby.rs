@@ -1,0 +1,62 @@
+//! A standby of a PostgreSQL cluster.
+
+use std::{os::unix::process::CommandExt as _, process::Command};
+
+use tempfile::TempDir;
+
+use super::{guarded_process::GuardedProcess, postgres, tools};
+
+const HOW_TO_INSTALL: &str = "install PostgreSQL: apt-get install postgresql";
+
+/// A server that follows a primary by streaming replication until it is promoted.
+pub struct Standby {
+    // Before the folder: the server stops, then its files go.
+    _running: GuardedProcess,
+    _folder: TempDir,
+    pub port: u16,
+}
+
+impl Standby {
+    /// Copies the primary and starts the copy as its standby.
+    pub fn of(primary: &postgres::Postgres) -> Self {
+        let folder = tempfile::Builder::new().prefix("latchkey-standby-").tempdir().unwrap();
+        let user = postgres::user();
+        std::os::unix::fs::chown(folder.path(), user, user).unwrap();
+        let data = folder.path().join("data");
+        let mut backup = Command::new(tools::find("pg_basebackup", HOW_TO_INSTALL));
+        backup.args(["--host=127.0.0.1", "--username=postgres", "--write-recovery-conf", "--checkpoint=fast"]);
+        backup.args(["--no-sync", "--wal-method=stream"]).arg(format!("--port={}", primary.port()));
+        backup.arg("--pgdata").arg(&data).current_dir("/");
+        if let Some(user) = user {
+            backup.uid(user).gid(user);
+        }
+        let copied = backup.output().unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let port = tools::free_port();
+        let settings = [
+            format!("port={port}"),
+            "listen_addresses=127.0.0.1".to_owned(),
+            "unix_socket_directories=".to_owned(),
+            "max_connections=400".to_owned(),
+            "fsync=off".to_owned(),
+        ];
+        let mut arguments = vec!["-D", data.to_str().unwrap()];
+        for setting in &settings {
+            arguments.extend(["-c", setting]);
+        }
+        let running = GuardedProcess::start(
+            &tools::find("postgres", HOW_TO_INSTALL),
+            arguments,
+            user,
+            "QUIT",
+            "ready to accept read-only connections",
+        );
+        Self { _running: running, _folder: folder, port }
+    }
+
+    /// The URL of the database that `url` names on the primary.
+    pub fn url(&self, url: &str) -> String {
+        let name = url.rsplit('/').next().unwrap();
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
+    }
+}
