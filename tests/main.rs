@@ -8,6 +8,8 @@ mod support;
 mod alerts;
 /// The chart: what Kubernetes takes, every setting within reach, nonsense refused, strangers kept out.
 mod chart;
+/// Expiry is judged by the database's clock, however wrong a replica's is.
+mod clocks;
 /// `latchkey token …` for people and for programs.
 mod command_line;
 /// Names stay unique and limits hold, however many ask at once.

@@ -101,6 +101,14 @@ impl App {
         Self::start_on(self.url, self.folder, settings).await
     }
 
+    /// Stops the service and starts it again with this clock.
+    pub async fn restart_with_clock(self, clock: Clock) -> Self {
+        self.server.stopper().cancel();
+        drop(self.client);
+        soon("stop", self.server.ended()).await.unwrap();
+        Self::start_at(self.url, self.folder, &[], clock).await
+    }
+
     /// A file in the test's folder.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let file = self.folder.path().join(name);
