@@ -108,7 +108,7 @@ impl Memory {
             );
             let authenticator = Authenticator::new(store.clone(), Arc::new(verifier()), LIMITS);
             registry.revocation_tail().poll_once().await.unwrap();
-            authenticator.revocation_tail().poll_once().await.unwrap();
+            authenticator.revocation_tail(latchkey::clock::Clock::system()).poll_once().await.unwrap();
             let new_token = NewToken {
                 user_id: "alice".parse().unwrap(),
                 name: TokenName::parse("one").unwrap(),

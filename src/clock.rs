@@ -1,27 +1,50 @@
-//! The clock that everything which stores or compares a time uses.
+//! The time: what every comparison and every stored time uses, and how much of it has passed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rustix::time::{ClockId, clock_gettime};
 
-/// The system's clock, or a manual one for tests. Clones share their time.
+/// How wrong the system's clock may be before the service warns. Replicas judge expiry by the database's clock, but other
+/// programs on the same machine do not.
+pub const MAX_CLOCK_ERROR: TimeDelta = TimeDelta::seconds(1);
+
+/// A clock that shows the database's time, or one that a test sets. Clones share their time.
+///
+/// It runs with the time since boot, so that a change of the system's clock does not move it: a clock that is set back
+/// must not make an expired token valid again.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System,
+    Running {
+        /// What to add to the time since boot, in microseconds.
+        offset: Arc<AtomicI64>,
+        /// How wrong the system's clock is; zero but in tests.
+        error: TimeDelta,
+    },
     /// Microseconds since the Unix epoch.
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// Returns the system's clock.
+    /// Returns a clock that shows the system's time until it is synchronised.
     pub fn system() -> Self {
-        Self(Source::System)
+        Self::system_with_error(TimeDelta::zero())
+    }
+
+    /// Returns the same as if the system's clock were wrong by `error`, for tests.
+    pub fn system_with_error(error: TimeDelta) -> Self {
+        let clock = Self(Source::Running { offset: Arc::default(), error });
+        clock.follow_system();
+        clock
     }
 
     /// Returns a clock that shows `now` until it is advanced.
@@ -31,13 +54,37 @@ impl Clock {
 
     /// Returns the current time in whole microseconds, the precision that every supported database stores.
     pub fn now(&self) -> DateTime<Utc> {
-        match &self.0 {
-            Source::System => to_micros(system_now()),
-            Source::Manual(micros) => from_micros(micros.load(Ordering::SeqCst)),
+        from_micros(match &self.0 {
+            Source::Running { offset, .. } => micros(since_boot()) + offset.load(Ordering::Relaxed),
+            Source::Manual(micros) => micros.load(Ordering::SeqCst),
+        })
+    }
+
+    /// Synchronises the clock with the database, which showed `time` at some moment between `asked` and now, both since
+    /// boot. The error is at most half of that span.
+    pub fn synchronise(&self, time: DateTime<Utc>, asked: Duration) {
+        if let Source::Running { offset, .. } = &self.0 {
+            let middle = asked + since_boot().saturating_sub(asked) / 2;
+            offset.store(time.timestamp_micros() - micros(middle), Ordering::Relaxed);
         }
     }
 
-    /// Advances a manual clock. Does nothing to the system's clock.
+    /// Synchronises the clock with the system's, which an embedded database shares.
+    pub fn follow_system(&self) {
+        if let Source::Running { error, .. } = self.0 {
+            self.synchronise(system_now() + error, since_boot());
+        }
+    }
+
+    /// Returns how far the system's clock is ahead of this one; negative when it is behind.
+    pub fn system_ahead(&self) -> TimeDelta {
+        match self.0 {
+            Source::Running { error, .. } => system_now() + error - self.now(),
+            Source::Manual(_) => TimeDelta::zero(),
+        }
+    }
+
+    /// Advances a manual clock. Does nothing to the others.
     pub fn advance(&self, by: TimeDelta) {
         if let Source::Manual(micros) = &self.0 {
             micros.fetch_add(by.num_microseconds().unwrap_or(0), Ordering::SeqCst);
@@ -45,9 +92,20 @@ impl Clock {
     }
 }
 
+/// Returns the time since the machine was booted, suspension included (CLOCK_BOOTTIME). It never goes back.
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    // Neither is negative, nor are nanoseconds a second or more.
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
 #[expect(clippy::disallowed_methods, reason = "only this function reads the system's clock")]
 fn system_now() -> DateTime<Utc> {
     Utc::now()
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Truncates `at` to whole microseconds.
@@ -71,5 +129,18 @@ mod tests {
         assert_eq!(clock.now(), DateTime::from_timestamp(1_000, 1_000).unwrap());
         same.advance(TimeDelta::seconds(2));
         assert_eq!(clock.now(), DateTime::from_timestamp(1_002, 1_000).unwrap());
+    }
+
+    #[test]
+    fn a_wrong_clock_of_the_system_is_corrected_and_its_error_known() {
+        let right = Clock::system();
+        let slow = Clock::system_with_error(TimeDelta::hours(-1));
+        let apart = |one: &Clock, two: &Clock| (one.now() - two.now()).abs();
+        assert!(apart(&right, &slow) > TimeDelta::minutes(59));
+        assert!(slow.system_ahead().abs() < TimeDelta::seconds(1), "nothing to compare with yet");
+        slow.synchronise(right.now(), since_boot());
+        assert!(apart(&right, &slow) < TimeDelta::seconds(1));
+        let ahead = slow.system_ahead();
+        assert!(ahead < TimeDelta::minutes(-59) && ahead > TimeDelta::minutes(-61), "{ahead}");
     }
 }

@@ -2,21 +2,18 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::{
-    metrics::{names, scrape},
-    support::{
-        Database::Sqlite,
-        helm::{CHART, read_json, read_yaml, run},
-        nats::{Nats, attached},
-        until,
-    },
+use crate::support::{
+    Database::Sqlite,
+    helm::{CHART, read_json, read_yaml, run},
+    metrics::names,
+    nats::{Nats, attached},
+    tools, until,
 };
 
-const PROMTOOL: &str = "install it: it is in Debian's package prometheus";
 const RULES: &str = "rules/latchkey.yaml";
 
 fn promtool(arguments: &[&str]) {
-    run("promtool", PROMTOOL, arguments).good();
+    run("promtool", tools::INSTALL_PROMTOOL, arguments).good();
 }
 
 /// The metrics that the service has.
@@ -25,14 +22,14 @@ async fn known_metrics() -> BTreeSet<String> {
     nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &[]).await;
     until("all metrics", || async {
-        let names = names(&scrape(&app).await);
-        // Known as soon as the broker was asked.
+        let names = names(&app.metrics().await);
+        // The last to appear: the service has to ask the broker first.
         names.contains("latchkey_consumer_lag_messages").then_some(names)
     })
     .await
 }
 
-/// The metrics that a query asks for, without what Prometheus puts behind a histogram's name.
+/// The metrics in a query, without the suffixes that Prometheus adds to the name of a histogram.
 fn metrics(query: &str) -> BTreeSet<String> {
     query
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
@@ -66,27 +63,27 @@ fn panel_queries() -> Vec<String> {
 }
 
 #[test]
-fn they_fire_when_they_should_and_only_then() {
+fn alerts_fire_when_they_should_and_only_then() {
     promtool(&["check", "rules", &format!("{CHART}/{RULES}")]);
     promtool(&["test", "rules", &format!("{CHART}/rules/latchkey_test.yaml")]);
 }
 
 #[test]
-fn each_is_tested_to_fire_and_to_be_silent() {
+fn each_alert_is_tested_to_fire_and_to_be_silent() {
     let tests = read_yaml("rules/latchkey_test.yaml");
     let tests = tests["tests"].as_array().unwrap().iter();
-    let looks: Vec<Value> =
+    let checks: Vec<Value> =
         tests.flat_map(|test| test["alert_rule_test"].as_array().unwrap().clone()).collect();
     for alert in alerts() {
-        let mut of_this = looks.iter().filter(|look| look["alertname"] == alert["alert"]);
-        let fires = |look: &Value| look["exp_alerts"].is_array();
-        assert!(of_this.clone().any(fires), "{} is never seen to fire", alert["alert"]);
-        assert!(of_this.any(|look| !fires(look)), "{} is never seen to be silent", alert["alert"]);
+        let mut of_this = checks.iter().filter(|check| check["alertname"] == alert["alert"]);
+        let fires = |check: &Value| check["exp_alerts"].is_array();
+        assert!(of_this.clone().any(fires), "no test expects {} to fire", alert["alert"]);
+        assert!(of_this.any(|check| !fires(check)), "no test expects {} to be silent", alert["alert"]);
     }
 }
 
 #[test]
-fn each_says_what_is_wrong_and_where_to_read_on() {
+fn each_alert_says_what_is_wrong_and_has_a_runbook() {
     let runbooks = include_str!("../docs/operations.md");
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
@@ -99,7 +96,7 @@ fn each_says_what_is_wrong_and_where_to_read_on() {
 }
 
 #[test]
-fn every_query_of_the_dashboard_is_one() {
+fn every_query_of_the_dashboard_is_valid() {
     let rules: Vec<Value> = panel_queries()
         .iter()
         .enumerate()
@@ -111,16 +108,16 @@ fn every_query_of_the_dashboard_is_one() {
 }
 
 #[tokio::test]
-async fn alerts_and_panels_ask_for_metrics_that_exist_and_leave_none_out() {
-    let mut asked: BTreeSet<String> = panel_queries().iter().flat_map(|query| metrics(query)).collect();
-    let missing: Vec<String> = known_metrics().await.difference(&asked).cloned().collect();
+async fn alerts_and_panels_use_metrics_that_exist_and_the_panels_use_them_all() {
+    let mut used: BTreeSet<String> = panel_queries().iter().flat_map(|query| metrics(query)).collect();
+    let missing: Vec<String> = known_metrics().await.difference(&used).cloned().collect();
     assert!(missing.is_empty(), "no panel shows {missing:?}");
     for variable in dashboard()["templating"]["list"].as_array().unwrap() {
-        asked.extend(metrics(variable["query"].as_str().unwrap()));
+        used.extend(metrics(variable["query"].as_str().unwrap()));
     }
     for alert in alerts() {
-        asked.extend(metrics(alert["expr"].as_str().unwrap()));
+        used.extend(metrics(alert["expr"].as_str().unwrap()));
     }
-    let unknown: Vec<String> = asked.difference(&known_metrics().await).cloned().collect();
+    let unknown: Vec<String> = used.difference(&known_metrics().await).cloned().collect();
     assert!(unknown.is_empty(), "there is no {unknown:?}");
 }

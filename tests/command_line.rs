@@ -1,11 +1,20 @@
 use std::process::Output;
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use crate::support::{App, Database::Sqlite, latchkey};
+use crate::support::{
+    App,
+    Database::Sqlite,
+    latchkey::{self, FAILURE},
+    tools,
+};
+
+/// The exit status of `validate` for a token that is not valid.
+const INVALID: i32 = 1;
 
 fn token(app: &App, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
-    let server = format!("http://{}", app.server.grpc_addr());
+    let server = format!("http://{}", app.grpc_addr);
     let arguments = [&["token"], arguments, &["--server", &server]].concat();
     latchkey::run(arguments, input)
 }
@@ -47,8 +56,9 @@ async fn programs_get_json() {
     assert_eq!(token_json["scopes"], json!(["a", "b"]));
     let time =
         |field: &str| token_json[field].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
-    let days = (time("expireTime") - time("createTime")).num_seconds() as f64 / 86_400.0;
-    assert!((days - 90.0).abs() < 0.01, "{days}");
+    let lifetime = time("expireTime") - time("createTime");
+    // The command sets the expiry, and the service creates the token a moment later.
+    assert!((lifetime - TimeDelta::days(90)).abs() < TimeDelta::minutes(10), "{lifetime}");
 
     let listed = json_of(&token(&app, &["list", "--user", "alice", "--json"], ""));
     assert_eq!(listed, json!({ "tokens": [token_json] }));
@@ -58,14 +68,14 @@ async fn programs_get_json() {
     assert_eq!(valid.status.code(), Some(0));
     assert_eq!(json_of(&valid), json!({ "valid": token_json }));
     let lacking = token(&app, &["validate", "--json", "--scope", "c"], secret);
-    assert_eq!(lacking.status.code(), Some(1));
+    assert_eq!(lacking.status.code(), Some(INVALID));
     assert_eq!(json_of(&lacking), json!({ "invalid": { "reason": "REASON_MISSING_SCOPE" } }));
 
     let id = token_json["id"].as_str().unwrap();
     let deleted = token(&app, &["delete", "--user", "alice", "--id", id, "--json"], "");
     assert_eq!((deleted.status.code(), json_of(&deleted)), (Some(0), json!({})));
     let revoked = token(&app, &["validate", "--json"], secret);
-    assert_eq!(revoked.status.code(), Some(1));
+    assert_eq!(revoked.status.code(), Some(INVALID));
     assert_eq!(json_of(&revoked)["invalid"]["reason"], "REASON_REVOKED");
 }
 
@@ -86,7 +96,7 @@ async fn people_get_a_table() {
     let wrong = token(&app, &["validate"], &secret[1..]);
     assert_eq!(
         (wrong.status.code(), text(&wrong).starts_with("invalid: it has not the form")),
-        (Some(1), true)
+        (Some(INVALID), true)
     );
     let id = lines[1].split(' ').next().unwrap();
     let deleted = token(&app, &["delete", "--user", "alice", "--id", id], "");
@@ -94,22 +104,22 @@ async fn people_get_a_table() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_can_keep_the_secret_without_parsing() {
+async fn a_script_gets_the_secret_without_parsing() {
     let app = App::start(Sqlite).await;
     let created = token(&app, &["create", "--user", "alice", "--name", "ci bot", "--secret-only"], "");
     let secret = text(&created);
     assert!(secret.starts_with("pat_") && secret.ends_with('\n') && secret.lines().count() == 1, "{secret}");
     assert!(text(&token(&app, &["validate"], &secret)).starts_with("valid\n"));
     let both = token(&app, &["create", "--user", "u", "--name", "name", "--secret-only", "--json"], "");
-    assert_eq!(both.status.code(), Some(2));
+    assert_eq!(both.status.code(), Some(FAILURE));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_no_secret_is_invalid() {
+async fn input_that_is_not_a_token_is_invalid() {
     let app = App::start(Sqlite).await;
     for input in [&b""[..], b"\xff\xfe", &[0xff; 100_000]] {
         let invalid = token(&app, &["validate", "--json"], input);
-        assert_eq!(invalid.status.code(), Some(1));
+        assert_eq!(invalid.status.code(), Some(INVALID));
         assert_eq!(json_of(&invalid), json!({ "invalid": { "reason": "REASON_MALFORMED" } }));
     }
 }
@@ -117,19 +127,21 @@ async fn a_file_that_is_no_secret_is_invalid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_many_pages_is_printed_whole() {
     let app = App::start_with(Sqlite, &["--max-tokens-per-user", "1000"]).await;
-    for n in 0..205 {
+    // Two pages, the second of them not full.
+    const TOKENS: usize = 205;
+    for n in 0..TOKENS {
         app.issue("alice", &format!("token {n}")).await;
     }
     let listed = json_of(&token(&app, &["list", "--user", "alice", "--json"], ""));
-    assert_eq!(listed["tokens"].as_array().unwrap().len(), 205);
+    assert_eq!(listed["tokens"].as_array().unwrap().len(), TOKENS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_done_is_said_and_ends_with_status_2() {
+async fn an_error_is_printed_and_the_exit_status_is_2() {
     let app = App::start(Sqlite).await;
     let said = |arguments: &[&str], parts: &[&str]| {
         let output = token(&app, arguments, "");
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(FAILURE), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(parts.iter().all(|part| said.contains(part)), "{said}");
@@ -142,9 +154,9 @@ async fn what_cannot_be_done_is_said_and_ends_with_status_2() {
     app.issue("u", "name").await;
     said(&["create", "--user", "u", "--name", "name"], &["has a token of this name"]);
 
-    let nobody = format!("http://127.0.0.1:{}", crate::support::tools::free_port());
-    let output = latchkey::run(["token", "list", "--user", "u", "--server", &nobody], "");
-    assert_eq!(output.status.code(), Some(2));
+    let not_listening = format!("http://127.0.0.1:{}", tools::free_port());
+    let output = latchkey::run(["token", "list", "--user", "u", "--server", &not_listening], "");
+    assert_eq!(output.status.code(), Some(FAILURE));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains(&nobody) && said.contains("latchkey serve"), "{said}");
+    assert!(said.contains(&not_listening) && said.contains("latchkey serve"), "{said}");
 }

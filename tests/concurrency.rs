@@ -1,16 +1,14 @@
 use std::sync::Arc;
 
-use rstest::rstest;
+use rstest_reuse::apply;
 use tonic::{Code, Status};
 
 use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
-    app::reason,
-    details,
+    App, Database, on_both_databases,
+    status::{details, reason},
 };
 
-/// Creates tokens of one user with these names, all at once, through two replicas in turn.
+/// Creates tokens of one user with these names, all at once, through two replicas.
 async fn create_at_once(database: Database, names: Vec<String>) -> (App, Vec<Result<(), Status>>) {
     let app = Arc::new(App::start(database).await);
     let replica = Arc::new(app.replica().await);
@@ -29,9 +27,9 @@ async fn create_at_once(database: Database, names: Vec<String>) -> (App, Vec<Res
     (Arc::into_inner(app).unwrap(), answers)
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_64_creations_of_one_name_at_once_one_succeeds(#[values(Sqlite, Postgres)] database: Database) {
+async fn of_64_creations_of_one_name_at_once_one_succeeds(database: Database) {
     let (app, answers) = create_at_once(database, vec!["same name".to_owned(); 64]).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
@@ -41,9 +39,9 @@ async fn of_64_creations_of_one_name_at_once_one_succeeds(#[values(Sqlite, Postg
     assert_eq!(app.names("alice").await, ["same name"]);
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_200_creations_at_once_50_succeed(#[values(Sqlite, Postgres)] database: Database) {
+async fn of_200_creations_at_once_50_succeed(database: Database) {
     let names = (0..200).map(|n| format!("token {n}")).collect();
     let (app, answers) = create_at_once(database, names).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 50);

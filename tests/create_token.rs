@@ -1,27 +1,27 @@
-use std::time::{Duration, SystemTime};
-
+use chrono::TimeDelta;
 use latchkey::proto::latchkey::{CreateTokenRequest, invalid::Reason};
 use prost_types::Timestamp;
 use rstest::rstest;
+use rstest_reuse::apply;
 use tonic::Code;
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    app::{reason, violations},
-    details,
+    Database::{self, Sqlite},
+    app::{START_SECONDS, manual_clock},
+    client::create_request as request,
+    on_both_databases,
+    status::{details, reason, violations},
 };
 
-fn request(user: &str, name: &str) -> CreateTokenRequest {
-    CreateTokenRequest { user_id: user.into(), name: name.into(), ..CreateTokenRequest::default() }
-}
+const MINUTE: i64 = 60;
+const DEFAULT_LIMIT: usize = 50;
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_token_is_as_it_was_asked_for(#[values(Sqlite, Postgres)] database: Database) {
-    let app = App::start(database).await;
-    let before = SystemTime::now();
-    let expire_time = Timestamp::from(before + Duration::from_secs(90 * 86_400));
+async fn a_token_has_the_properties_that_were_requested(database: Database) {
+    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let expire_time = Timestamp { seconds: START_SECONDS + MINUTE, nanos: 123_456_789 };
     let answer = app
         .create_with(CreateTokenRequest {
             scopes: ["repo:write", "repo:read", "repo:write"].map(str::to_owned).into(),
@@ -36,18 +36,17 @@ async fn a_token_is_as_it_was_asked_for(#[values(Sqlite, Postgres)] database: Da
     assert_eq!(token.name, "Terraform caf\u{e9}");
     assert_eq!(token.scopes, ["repo:read", "repo:write"]);
     assert_eq!(token.last_used_time, None);
-    let micros = expire_time.nanos / 1_000 * 1_000;
-    assert_eq!(token.expire_time, Some(Timestamp { nanos: micros, ..expire_time }));
-    let created = SystemTime::try_from(token.create_time.unwrap()).unwrap();
-    assert!(created + Duration::from_micros(1) > before && created <= SystemTime::now());
+    let in_microseconds = Timestamp { nanos: 123_456_000, ..expire_time };
+    assert_eq!(token.expire_time, Some(in_microseconds));
+    assert_eq!(token.create_time, Some(Timestamp { seconds: START_SECONDS, nanos: 0 }));
     let id: uuid::Uuid = token.id.parse().unwrap();
     assert_eq!(id.get_version_num(), 7);
 
     let (head, tail) = token.hint.split_once("...").unwrap();
-    let [prefix, id_text, proof] = answer.secret.split('_').collect::<Vec<_>>()[..] else {
+    let [prefix, id_text, secret] = answer.secret.split('_').collect::<Vec<_>>()[..] else {
         panic!("{} parts", answer.secret.split('_').count())
     };
-    assert_eq!((prefix, id_text.len(), proof.len()), ("pat", 22, 49));
+    assert_eq!((prefix, id_text.len(), secret.len()), ("pat", 22, 43 + 6), "the secret and its checksum");
     assert_eq!(head, format!("pat_{}", &id_text[..4]));
     assert_eq!(tail, &id_text[18..]);
 
@@ -56,9 +55,9 @@ async fn a_token_is_as_it_was_asked_for(#[values(Sqlite, Postgres)] database: Da
     assert_eq!(app.validate(&answer.secret).await, Ok(token));
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn every_fault_of_a_request_is_told_at_once(#[values(Sqlite, Postgres)] database: Database) {
+async fn every_bad_field_of_a_request_is_named_at_once(database: Database) {
     let app = App::start(database).await;
     let status = app
         .create_with(CreateTokenRequest {
@@ -72,8 +71,8 @@ async fn every_fault_of_a_request_is_told_at_once(#[values(Sqlite, Postgres)] da
     let said = violations(&status);
     let fields: Vec<&str> = said.iter().map(|(field, _)| field.as_str()).collect();
     assert_eq!(fields, ["user_id", "name", "scopes[1]", "scopes[2]", "expire_time"]);
-    for (field, fault) in &said {
-        assert!(status.message().contains(&format!("{field} {fault}")), "{status}");
+    for (field, error) in &said {
+        assert!(status.message().contains(&format!("{field} {error}")), "{status}");
     }
     assert!(said[0].1.contains("129 bytes; at most 128"));
     assert!(said[1].1.contains("2 characters after trimming; at least 3"));
@@ -113,7 +112,7 @@ async fn a_bad_field_is_named(#[case] request: CreateTokenRequest, #[case] field
     assert_eq!(app.count("tokens").await, 0);
 }
 
-/// Gateways trim header values, and people cannot see the difference.
+/// Gateways trim header values, and people do not see the difference.
 #[tokio::test]
 async fn a_user_id_that_looks_like_another_is_refused_by_every_method() {
     let app = App::start(Sqlite).await;
@@ -122,12 +121,12 @@ async fn a_user_id_that_looks_like_another_is_refused_by_every_method() {
     let untrimmed = |code: &str| {
         format!("begins or ends with white space, {code}; it is allowed only between other characters")
     };
-    for (user, fault) in [
+    for (user, error) in [
         ("bob\u{200b}", invisible.to_owned()),
         ("bob ", untrimmed("U+0020")),
         ("\u{3000}bob", untrimmed("U+3000")),
     ] {
-        let said = [("user_id".to_owned(), fault)];
+        let said = [("user_id".to_owned(), error)];
         assert_eq!(violations(&app.create(user, "two").await.unwrap_err()), said, "{user:?}");
         assert_eq!(violations(&app.page(user, 0, "").await.unwrap_err()), said, "{user:?}");
         assert_eq!(violations(&app.delete(user, &id).await.unwrap_err()), said, "{user:?}");
@@ -137,9 +136,9 @@ async fn a_user_id_that_looks_like_another_is_refused_by_every_method() {
     app.issue("Bob de la Cruz", "inner spaces are allowed").await;
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn the_longest_values_allowed_are_taken(#[values(Sqlite, Postgres)] database: Database) {
+async fn the_longest_values_allowed_are_accepted(database: Database) {
     let app = App::start(database).await;
     let user = "\u{1f511}".repeat(32);
     let scopes: Vec<String> = (0..64).map(|n| format!("{n:02}{}", "x".repeat(62))).collect();
@@ -149,9 +148,9 @@ async fn the_longest_values_allowed_are_taken(#[values(Sqlite, Postgres)] databa
     assert_eq!((token.user_id, token.name, token.scopes), (request.user_id, request.name, request.scopes));
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_name_is_taken_until_its_token_is_deleted(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_name_is_taken_until_its_token_is_deleted(database: Database) {
     let app = App::start(database).await;
     let (id, _) = app.issue("alice", "caf\u{e9}").await;
     let taken = app.create("alice", " cafe\u{301}").await.unwrap_err();
@@ -162,12 +161,16 @@ async fn a_name_is_taken_until_its_token_is_deleted(#[values(Sqlite, Postgres)] 
     app.issue("alice", "caf\u{e9}").await;
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_user_has_fifty_live_tokens_at_most(#[values(Sqlite, Postgres)] database: Database) {
-    let app = App::start(database).await;
+async fn a_user_has_fifty_live_tokens_at_most(database: Database) {
+    let app = App::start_with_clock(database, manual_clock(), &[]).await;
     let (first, _) = app.issue("alice", "token 0").await;
-    for n in 1..50 {
+    let soon = Timestamp { seconds: START_SECONDS + MINUTE, nanos: 0 };
+    app.create_with(CreateTokenRequest { expire_time: Some(soon), ..request("alice", "expires") })
+        .await
+        .unwrap();
+    for n in 2..DEFAULT_LIMIT {
         app.issue("alice", &format!("token {n}")).await;
     }
     let full = app.create("alice", "token 50").await.unwrap_err();
@@ -180,23 +183,23 @@ async fn a_user_has_fifty_live_tokens_at_most(#[values(Sqlite, Postgres)] databa
     app.issue("alice", "token 50").await;
     assert_eq!(app.create("alice", "token 51").await.unwrap_err().code(), Code::ResourceExhausted);
 
-    // An expired token is not live; it keeps its name all the same.
-    app.sql("UPDATE tokens SET expires_at = '2020-01-01 00:00:00+00:00' WHERE name = 'token 1'").await;
+    // An expired token is not live, but its name stays taken.
+    app.clock.advance(TimeDelta::seconds(MINUTE));
     app.issue("alice", "token 51").await;
-    assert_eq!(app.create("alice", "token 1").await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(app.create("alice", "expires").await.unwrap_err().code(), Code::AlreadyExists);
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn the_limit_is_a_setting(#[values(Sqlite, Postgres)] database: Database) {
+async fn the_limit_of_live_tokens_is_a_setting(database: Database) {
     let app = App::start_with(database, &["--max-tokens-per-user", "1"]).await;
     app.issue("alice", "one").await;
     assert_eq!(app.create("alice", "two").await.unwrap_err().code(), Code::ResourceExhausted);
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn the_prefix_is_a_setting(#[values(Sqlite, Postgres)] database: Database) {
+async fn the_prefix_is_a_setting(database: Database) {
     let app = App::start_with(database, &["--token-prefix", "acme1"]).await;
     let answer = app.create("alice", "one").await.unwrap();
     assert!(answer.secret.starts_with("acme1_"));
@@ -206,9 +209,9 @@ async fn the_prefix_is_a_setting(#[values(Sqlite, Postgres)] database: Database)
     assert_eq!(app.validate(&answer.secret).await, Err(Reason::Malformed));
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn what_was_done_is_in_the_log_of_events(#[values(Sqlite, Postgres)] database: Database) {
+async fn each_change_is_in_the_audit_log(database: Database) {
     let app = App::start(database).await;
     let (id, _) = app.issue("alice", "one").await;
     assert!(app.create("alice", "one").await.is_err());

@@ -3,40 +3,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::latchkey::proto::latchkey::{
-    CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, ValidateTokenRequest,
-    token_service_client::TokenServiceClient,
-};
 use rstest::rstest;
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use crate::support::{
-    App, Database, http,
+    App, Client, Database,
+    app::FREE_PORTS,
     latchkey::{self, Process},
     postgres::{Options, Postgres},
     proxy::Proxy,
     until,
 };
 
-/// A database behind a proxy: the proxy, and the URL through it.
-async fn behind_a_proxy() -> (Proxy, String) {
-    let url = Postgres::shared().create_database().await;
-    let (_, rest) = url.split_once("127.0.0.1:").unwrap();
-    let (port, name) = rest.split_once('/').unwrap();
-    let proxy = Proxy::to(port.parse().unwrap()).await;
-    let url = format!("postgres://postgres@{}/{name}", proxy.addr);
-    (proxy, url)
-}
+/// Between two writes of last uses, with `--last-used-interval 1s`.
+const INTERVAL: Duration = Duration::from_secs(1);
+const OVER_AN_INTERVAL: Duration = Duration::from_millis(1_100);
 
-async fn is_ready(app: &App) -> bool {
-    http::send(app.server.http_addr(), "GET /readyz", &[], b"").await.0 == 200
-}
+/// What a call may take that does not wait for the database.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A caller that hangs up while a transaction begins or commits leaves no transaction open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_calls_leave_no_transaction_behind() {
     const CALLS: u64 = 3_000;
+    const IN_FLIGHT: usize = 8;
+    /// What a call takes: some are cut off before, some in, and some after each of its statements.
+    const WHOLE_CALL: Duration = Duration::from_millis(4);
     let postgres = Postgres::start();
     let url = postgres.create_database().await;
     let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &[]).await);
@@ -45,12 +38,11 @@ async fn cancelled_calls_leave_no_transaction_behind() {
     for n in 0..CALLS {
         let app = Arc::clone(&app);
         calls.spawn(async move {
-            // From at once to four milliseconds: before, in and after each statement.
-            let patience = Duration::from_micros(n * 4_000 / CALLS);
+            let patience = WHOLE_CALL.mul_f64(n as f64 / CALLS as f64);
             let id = uuid::Uuid::now_v7().to_string();
             let _ = tokio::time::timeout(patience, app.delete("alice", &id)).await;
         });
-        if calls.len() >= 8 {
+        if calls.len() >= IN_FLIGHT {
             calls.join_next().await.unwrap().unwrap();
         }
     }
@@ -62,14 +54,15 @@ async fn cancelled_calls_leave_no_transaction_behind() {
     assert!(!log.contains("already a transaction in progress"), "{log}");
 }
 
-/// A database that is known to be away costs a call no time, and is used again at once when it is back.
+/// A database that is known to be away costs a call no time, and is used again as soon as it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_fail_at_once_while_the_database_is_known_to_be_away() {
-    let (proxy, url) = behind_a_proxy().await;
+    let (proxy, url) = Proxy::to_new_database().await;
     let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &["--max-staleness", "0s"]).await);
     let (id, secret) = app.issue("alice", "one").await;
-    // Several connections, all of which will hang.
-    let open: Vec<_> = (0..8)
+    // Opens several connections, all of which will hang.
+    const CONNECTIONS: usize = 8;
+    let open: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             let (app, secret) = (Arc::clone(&app), secret.clone());
             tokio::spawn(async move { app.validate(&secret).await })
@@ -79,7 +72,7 @@ async fn calls_fail_at_once_while_the_database_is_known_to_be_away() {
         call.await.unwrap().unwrap();
     }
     proxy.swallow_requests();
-    until("an outage", || async { (!is_ready(&app).await).then_some(()) }).await;
+    app.readiness_becomes(false).await;
     let began = Instant::now();
     for failure in [
         app.try_validate(&secret, &[]).await.map(drop),
@@ -89,20 +82,20 @@ async fn calls_fail_at_once_while_the_database_is_known_to_be_away() {
     ] {
         assert_eq!(failure.unwrap_err().code(), Code::Unavailable);
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 
     proxy.pass_requests();
-    until("the end of the outage", || async { is_ready(&app).await.then_some(()) }).await;
+    app.readiness_becomes(true).await;
     let began = Instant::now();
     app.validate(&secret).await.unwrap();
     app.issue("alice", "two").await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
-/// One hang must neither end the writing of last uses, nor hold up the shutdown.
+/// One write that hangs does not end the writing of last uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_uses_are_written_after_the_database_hung() {
-    let (proxy, url) = behind_a_proxy().await;
+    let (proxy, url) = Proxy::to_new_database().await;
     let settings = ["--last-used-interval", "1s", "--database-timeout", "500ms"];
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
     let (_, secret) = app.issue("alice", "one").await;
@@ -111,22 +104,22 @@ async fn last_uses_are_written_after_the_database_hung() {
     };
     app.validate(&secret).await.unwrap();
     let before = until("a last use", &last_use).await;
-    // Half an interval before the next write, so that its connection was in use a moment ago and is not pinged first.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The connection must have been in use a moment before the next write: the pool does not ping it then.
+    tokio::time::sleep(INTERVAL / 2).await;
     last_use().await.unwrap();
     proxy.swallow_requests();
-    // From memory; the write of it hangs.
+    // It is answered from memory, and the write of its use hangs.
     app.validate(&secret).await.unwrap();
-    until("an outage", || async { (!is_ready(&app).await).then_some(()) }).await;
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    app.readiness_becomes(false).await;
+    tokio::time::sleep(OVER_AN_INTERVAL).await;
     proxy.pass_requests();
-    until("the end of the outage", || async { is_ready(&app).await.then_some(()) }).await;
+    app.readiness_becomes(true).await;
     until("a later use", || async { last_use().await.filter(|at| *at > before) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_hangs_does_not_hold_up_the_shutdown() {
-    let (proxy, url) = behind_a_proxy().await;
+    let (proxy, url) = Proxy::to_new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let settings = [
         "--database-url",
@@ -139,41 +132,38 @@ async fn a_database_that_hangs_does_not_hold_up_the_shutdown() {
         "1s",
     ];
     let process = Process::start(folder.path(), &settings);
-    let mut client = crate::support::app::connect(&process.url()).await;
-    let create = CreateTokenRequest { user_id: "alice".into(), name: "one".into(), ..Default::default() };
-    let secret = client.create_token(create).await.unwrap().into_inner().secret;
-    let validate = ValidateTokenRequest { secret: secret.into(), ..Default::default() };
-    client.validate_token(validate.clone()).await.unwrap();
+    let client = process.client().await;
+    let (_, secret) = client.issue("alice", "one").await;
+    client.validate(&secret).await.unwrap();
     proxy.swallow_requests();
-    // From memory: a use that is not written when the service is told to stop.
-    client.validate_token(validate).await.unwrap();
-    // The write of last uses begins, and hangs.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    let told = Instant::now();
+    // It is answered from memory, and its use is not written when the service is stopped: the write hangs.
+    client.validate(&secret).await.unwrap();
+    tokio::time::sleep(OVER_AN_INTERVAL).await;
+    let signalled = Instant::now();
     process.signal("TERM");
     let (status, output) = process.ended().await;
     assert!(status.success(), "{output}");
-    // The grace, and one timeout each for the last uses and for closing.
-    assert!(told.elapsed() < Duration::from_secs(6), "{:?}: {output}", told.elapsed());
+    // The grace, one timeout each for the last uses and for closing, and a margin.
+    assert!(signalled.elapsed() < Duration::from_secs(6), "{:?}: {output}", signalled.elapsed());
 }
 
-/// It serves UNAVAILABLE, is alive and not ready, and is there when the database is.
+/// Until then it is alive and not ready, and its calls fail with UNAVAILABLE.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_starts_before_its_database_waits_for_it() {
     let mut postgres = Postgres::start();
     let url = postgres.create_database().await;
     postgres.stop();
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &["--database-timeout", "500ms"]).await;
-    assert!(!is_ready(&app).await);
-    assert_eq!(http::send(app.server.http_addr(), "GET /livez", &[], b"").await.0, 200);
+    assert!(!app.is_ready().await);
+    assert_eq!(app.get("/livez").await.0, 200);
     assert_eq!(app.create("alice", "one").await.unwrap_err().code(), Code::Unavailable);
     postgres.resume();
-    until("readiness", || async { is_ready(&app).await.then_some(()) }).await;
+    app.readiness_becomes(true).await;
     let (_, secret) = app.issue("alice", "one").await;
     app.validate(&secret).await.unwrap();
 }
 
-/// What waiting does not mend ends the start, and the message names the place.
+/// An error that does not pass ends the start, and the message names the database.
 #[tokio::test]
 async fn a_database_that_cannot_be_used_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,28 +183,28 @@ async fn a_database_that_cannot_be_used_is_refused_by_name() {
     }
 }
 
-/// A second service on the same address touches nothing.
+/// A second service on the same address changes nothing.
 #[rstest]
 #[tokio::test]
-async fn the_addresses_are_taken_before_anything_is_made(
+async fn the_addresses_are_bound_before_anything_is_created(
     #[values("--grpc-addr", "--http-addr")] listener: &str,
 ) {
     let folder = tempfile::tempdir().unwrap();
     let first = App::start(Database::Sqlite).await;
     let taken = match listener {
-        "--grpc-addr" => first.server.grpc_addr(),
-        _ => first.server.http_addr(),
+        "--grpc-addr" => first.grpc_addr,
+        _ => first.http_addr,
     };
-    let mut arguments = vec!["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+    let mut arguments = [&["serve"], &FREE_PORTS[..]].concat();
     let taken = taken.to_string();
     let index = arguments.iter().position(|argument| *argument == listener).unwrap();
     arguments[index + 1] = &taken;
     let said = latchkey::refuses(folder.path(), &arguments);
     assert!(said.contains(listener) && said.contains(&taken), "{said}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was created");
 }
 
-/// A cluster whose COMMIT waits for a standby that is absent, until it is told otherwise.
+/// Makes each COMMIT wait for a standby that does not exist, or lets it go on.
 async fn hold_commits(postgres: &Postgres, hold: bool) {
     let admin = sea_orm::Database::connect(postgres.url("postgres")).await.unwrap();
     let standbys = if hold { "absent" } else { "" };
@@ -235,27 +225,22 @@ async fn hold_commits(postgres: &Postgres, hold: bool) {
     admin.close().await.unwrap();
 }
 
-/// The log tells that a token is revoked when that is known, also if nobody waits for the answer any more; and that it is
-/// not known when the COMMIT was not answered.
+/// The log says that a token is revoked when that is known, also after the caller has given up; and that it is not known
+/// when the COMMIT was not answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_logged_of_a_revocation_is_what_is_known() {
+async fn the_log_says_of_a_revocation_what_is_known() {
     let postgres = Postgres::start();
     let url = postgres.create_database().await;
     let folder = tempfile::tempdir().unwrap();
     let settings = ["--database-url", &url, "--database-timeout", "2s", "--log-format", "json"];
     let process = Process::start(folder.path(), &settings);
-    let mut client = crate::support::app::connect(&process.url()).await;
+    let client = process.client().await;
     let mut ids = Vec::new();
     for name in ["answered late", "never answered"] {
-        let create = CreateTokenRequest { user_id: "alice".into(), name: name.into(), ..Default::default() };
-        ids.push(client.create_token(create).await.unwrap().into_inner().token.unwrap().id);
+        ids.push(client.issue("alice", name).await.0);
     }
-    let delete = |id: &str| {
-        let mut client = client.clone();
-        let mut request =
-            tonic::Request::new(DeleteTokenRequest { user_id: "alice".into(), token_id: id.into() });
-        request.set_timeout(Duration::from_millis(300));
-        async move { client.delete_token(request).await.unwrap_err() }
+    let give_up = async |id: &str| {
+        client.delete_within(Duration::from_millis(300), "alice", id).await.unwrap_err();
     };
     let waiting = async || {
         let admin = sea_orm::Database::connect(postgres.url("postgres")).await.unwrap();
@@ -268,15 +253,15 @@ async fn what_is_logged_of_a_revocation_is_what_is_known() {
     };
 
     hold_commits(&postgres, true).await;
-    delete(&ids[0]).await;
+    give_up(&ids[0]).await;
     waiting().await;
     hold_commits(&postgres, false).await;
     until("the revocation", || async { is_gone(&client, "answered late").await }).await;
 
     hold_commits(&postgres, true).await;
-    delete(&ids[1]).await;
+    give_up(&ids[1]).await;
     waiting().await;
-    // Longer than the COMMIT is waited for.
+    // Longer than the service waits for the COMMIT: the timeout, and half a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     hold_commits(&postgres, false).await;
     let log = process.stop().await;
@@ -286,9 +271,8 @@ async fn what_is_logged_of_a_revocation_is_what_is_known() {
     assert!(says("not known whether the token is revoked", &ids[1]), "{log}");
 }
 
-/// Whether alice has no token of this name any more.
-async fn is_gone(client: &TokenServiceClient<Channel>, name: &str) -> Option<()> {
-    let request = ListTokensRequest { user_id: "alice".into(), ..Default::default() };
-    let page = client.clone().list_tokens(request).await.ok()?.into_inner();
+/// Whether alice has no token of this name.
+async fn is_gone(client: &Client, name: &str) -> Option<()> {
+    let page = client.page("alice", 0, "").await.ok()?;
     page.tokens.iter().all(|token| token.name != name).then_some(())
 }

@@ -1,16 +1,17 @@
 use latchkey::proto::latchkey::invalid::Reason;
-use rstest::rstest;
+use rstest_reuse::apply;
 use tonic::Code;
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    app::{reason, violations},
+    Database::{self, Sqlite},
+    on_both_databases,
+    status::{reason, violations},
 };
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_deleted_token_never_validates_again(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_deleted_token_never_validates_again(database: Database) {
     let app = App::start(database).await;
     let (id, secret) = app.issue("alice", "one").await;
     let (_, other) = app.issue("alice", "two").await;
@@ -22,11 +23,9 @@ async fn a_deleted_token_never_validates_again(#[values(Sqlite, Postgres)] datab
     assert_eq!(app.validate(&secret).await, Err(Reason::Revoked));
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn unknown_deleted_and_foreign_tokens_are_not_told_apart(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn the_answer_is_the_same_for_unknown_deleted_and_foreign_tokens(database: Database) {
     let app = App::start(database).await;
     let (id, secret) = app.issue("alice", "one").await;
     let foreign = app.delete("bob", &id).await.unwrap_err();

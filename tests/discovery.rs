@@ -1,40 +1,41 @@
 use std::process::Command;
 
-use rstest::rstest;
+use latchkey::grpc::TOKEN_SERVICE;
+use rstest_reuse::apply;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    health::{channel, health, is_serving},
+    Database::{self, Sqlite},
+    on_both_databases,
     raw_http2::RawHttp2,
     tools, until,
 };
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn each_service_has_a_health(#[values(Sqlite, Postgres)] database: Database) {
+async fn each_service_has_a_health_state(database: Database) {
     let app = App::start(database).await;
-    assert!(is_serving(&app, "").await);
-    assert!(is_serving(&app, "latchkey.v1.TokenService").await);
+    assert!(app.is_serving("").await);
+    assert!(app.is_serving(TOKEN_SERVICE).await);
     let request = HealthCheckRequest { service: "no.such.Service".into() };
-    let unknown = health(&app).await.check(request).await.unwrap_err();
+    let unknown = app.health().check(request).await.unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
 }
 
 #[tokio::test]
-async fn reflection_lists_the_services_in_both_versions() {
+async fn both_versions_of_reflection_describe_the_services() {
     let app = App::start(Sqlite).await;
-    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel(&app).await);
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
     let ask = v1::ServerReflectionRequest {
         message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
         ..Default::default()
     };
-    let mut answers = client.server_reflection_info(tokio_stream(ask)).await.unwrap().into_inner();
+    let mut answers = client.server_reflection_info(once(ask)).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let v1::server_reflection_response::MessageResponse::ListServicesResponse(list) = answer else {
-        panic!("no list")
+        panic!("the answer is not a list")
     };
     let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
     names.sort();
@@ -43,12 +44,12 @@ async fn reflection_lists_the_services_in_both_versions() {
         ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "latchkey.v1.TokenService"]
     );
 
-    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel(&app).await);
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
     let symbol = v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
         "latchkey.v1.TokenService".into(),
     );
     let ask = v1alpha::ServerReflectionRequest { message_request: Some(symbol), ..Default::default() };
-    let mut answers = client.server_reflection_info(tokio_stream(ask)).await.unwrap().into_inner();
+    let mut answers = client.server_reflection_info(once(ask)).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(
         answer,
@@ -56,18 +57,18 @@ async fn reflection_lists_the_services_in_both_versions() {
     ));
 }
 
-fn tokio_stream<T>(one: T) -> impl tonic::codegen::tokio_stream::Stream<Item = T> {
+fn once<T>(one: T) -> impl tonic::codegen::tokio_stream::Stream<Item = T> {
     tonic::codegen::tokio_stream::iter([one])
 }
 
-/// What grpcurl prints of an error.
+/// What grpcurl prints for an error.
 fn grpcurl_error(app: &App, method: &str, request: &str) -> String {
-    let grpcurl = tools::find("grpcurl", crate::first_start::GRPCURL);
-    let address = app.server.grpc_addr().to_string();
+    let grpcurl = tools::find("grpcurl", tools::INSTALL_GRPCURL);
+    let address = app.grpc_addr.to_string();
     let method = format!("latchkey.v1.TokenService/{method}");
     let output =
         Command::new(grpcurl).args(["-plaintext", "-d", request, &address, &method]).output().unwrap();
-    assert!(!output.status.success(), "{method} {request} is no error");
+    assert!(!output.status.success(), "{method} {request} is not an error");
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -76,7 +77,7 @@ async fn grpcurl_shows_the_details_of_errors() {
     let app = App::start_with(Sqlite, &["--max-tokens-per-user", "1"]).await;
     app.issue("alice", "one").await;
     let shows = |said: String, details: &[&str]| {
-        // Depending on its version grpcurl writes a space after a colon.
+        // Some versions of grpcurl write a space after a colon.
         let compact = said.replace("\": ", "\":");
         for detail in details {
             assert!(compact.contains(detail), "no {detail}: {said}");
@@ -100,10 +101,10 @@ async fn grpcurl_shows_the_details_of_errors() {
         &[r#""@type":"type.googleapis.com/google.rpc.QuotaFailure""#, r#""subject":"live tokens of a user""#],
     );
     let overloaded = App::start_with(Sqlite, &["--max-concurrent-requests", "1"]).await;
-    let http2 = RawHttp2::connect(overloaded.server.grpc_addr()).await;
+    let http2 = RawHttp2::connect(overloaded.grpc_addr).await;
     let held = std::cell::RefCell::new(Vec::new());
     until("a refusal", || async {
-        // A call whose message does not come holds the only permit, unless the probe below held it at that moment.
+        // A call whose message does not arrive holds the only permit, unless the probe below held it at that moment.
         let mut send = http2.send.clone().ready().await.unwrap();
         held.borrow_mut().push(send.send_request(RawHttp2::request("CreateToken", &[]), false).unwrap());
         overloaded.try_validate("x", &[]).await.err()

@@ -15,20 +15,20 @@ fn a_mistyped_variable_is_refused_by_every_command() {
         );
         let said = binary::refuses_with(folder.path(), command, &[("LATCHKEY_WEATHER", "hunter2")]);
         assert!(said.contains("LATCHKEY_WEATHER: is no setting; `latchkey --help`"), "{said}");
-        assert!(!said.contains("hunter2"), "it may be a password: {said}");
+        assert!(!said.contains("hunter2"), "it could be a password: {said}");
     }
-    assert!(!folder.path().join("data").exists(), "nothing was made");
+    assert!(!folder.path().join("data").exists(), "nothing was created");
 }
 
 #[test]
-fn help_and_version_need_no_good_environment() {
+fn help_and_version_work_in_any_environment() {
     for flag in ["--help", "--version"] {
         let output = binary::command().arg(flag).env("LATCHKEY_WEATHER", "fine").output().unwrap();
         assert!(output.status.success(), "{flag}");
     }
 }
 
-/// The settings of other commands, and what Kubernetes sets for Services called latchkey and latchkey-postgres.
+/// The settings of other commands, and what Kubernetes sets for Services named latchkey and latchkey-postgres.
 #[tokio::test]
 async fn variables_of_other_commands_and_service_links_do_not_stop_the_start() {
     let folder = tempfile::tempdir().unwrap();
@@ -48,8 +48,8 @@ async fn variables_of_other_commands_and_service_links_do_not_stop_the_start() {
     Process::start_with(folder.path(), &[], &variables).stop().await;
 }
 
-/// What is said of an address that anyone can reach and that is in use: only an insecure service tries to listen on it.
-fn said_with(variable: (&str, &str)) -> String {
+/// The output for an address that everyone can reach and that is in use. Only an insecure service tries to bind it.
+fn output_with(variable: (&str, &str)) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("0.0.0.0:{}", taken.local_addr().unwrap().port());
     let arguments = ["--http-addr", "127.0.0.1:0", "--grpc-addr", &address];
@@ -59,16 +59,16 @@ fn said_with(variable: (&str, &str)) -> String {
 #[test]
 fn switches_are_understood_in_every_usual_form() {
     for on in ["1", "true", "TRUE", "yes", "on"] {
-        let said = said_with(("LATCHKEY_INSECURE", on));
+        let said = output_with(("LATCHKEY_INSECURE", on));
         assert!(said.contains("cannot listen on 0.0.0.0"), "{on}: {said}");
     }
     for off in ["0", "false", "No", "off"] {
-        let said = said_with(("LATCHKEY_INSECURE", off));
+        let said = output_with(("LATCHKEY_INSECURE", off));
         assert!(said.contains("is not loopback"), "{off}: {said}");
     }
     for variable in ["LATCHKEY_INSECURE", "LATCHKEY_NATS_TLS", "LATCHKEY_NATS_CREATE_STREAM"] {
         for (value, shown) in [("maybe", "'maybe'"), ("2", "'2'"), ("", "''")] {
-            let said = said_with((variable, value));
+            let said = output_with((variable, value));
             for part in [variable, shown, "1, true, yes or on; or 0, false, no or off"] {
                 assert!(said.contains(part), "{part}: {said}");
             }

@@ -1,33 +1,28 @@
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use latchkey::proto::latchkey::{
-    CreateTokenRequest, ValidateTokenRequest, invalid::Reason, token_service_client::TokenServiceClient,
-    validate_token_response::Outcome,
-};
-use rstest::rstest;
-use tonic::transport::Channel;
+use latchkey::proto::latchkey::invalid::Reason;
+use rstest_reuse::apply;
 
 use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
-    app::connect,
+    App, Client,
+    Database::{self, Sqlite},
     latchkey::Process,
     nats::{Identity, Nats, attached},
-    postgres,
+    on_both_databases, postgres,
     proxy::Proxy,
     until,
 };
 
-/// A replica as a process of its own, on the database at `url`.
+/// Starts a replica in a process, on the database at `url`.
 fn replica(folder: &Path, url: &str, nats_url: &str) -> Process {
     let settings =
         ["--database-url", url, "--nats-url", nats_url, "--nats-ack-wait", "1s", "--database-timeout", "3s"];
     Process::start(folder, &settings)
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_between_receipt_and_commit(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_crash_between_receipt_and_commit_loses_nothing(database: Database) {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let app = App::start(database).await;
@@ -38,7 +33,7 @@ async fn killed_between_receipt_and_commit(#[values(Sqlite, Postgres)] database:
     identity.consumer_shows("the receipt", |it| it.num_ack_pending == 1).await;
     process.kill();
     lock.release().await;
-    assert!(app.validate(&secret).await.is_ok(), "it was killed before the commit");
+    assert!(app.validate(&secret).await.is_ok(), "the crash came before the commit");
 
     let process = replica(app.folder.path(), &app.url, &nats.url());
     identity.all_answered().await;
@@ -46,9 +41,9 @@ async fn killed_between_receipt_and_commit(#[values(Sqlite, Postgres)] database:
     process.stop().await;
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_between_commit_and_acknowledgement(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_crash_between_commit_and_acknowledgement_repeats_nothing(database: Database) {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let app = App::start(database).await;
@@ -60,15 +55,12 @@ async fn killed_between_commit_and_acknowledgement(#[values(Sqlite, Postgres)] d
     identity.delete_user("alice").await;
     until("the commit", || async { app.validate(&secret).await.err() }).await;
     process.kill();
-    assert_eq!(
-        identity.consumer().await.ack_floor.stream_sequence,
-        0,
-        "it was killed before it was acknowledged"
-    );
+    let acknowledged = identity.consumer().await.ack_floor.stream_sequence;
+    assert_eq!(acknowledged, 0, "the crash came before the acknowledgement");
 
     let process = replica(app.folder.path(), &app.url, &nats.url());
     identity.all_answered().await;
-    assert!(identity.consumer().await.delivered.consumer_sequence >= 2, "it came again");
+    assert!(identity.consumer().await.delivered.consumer_sequence >= 2, "the message was delivered again");
     app.refuses(&secret, Reason::UserDeleted).await;
     assert_eq!(app.count("token_events WHERE kind = 'user_deleted'").await, 1);
     process.stop().await;
@@ -84,7 +76,7 @@ async fn a_database_that_restarts_loses_nothing() {
     let settings = ["--nats-url", &nats_url, "--database-timeout", "500ms"];
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
     let (_, secret) = app.issue("alice", "one").await;
-    crate::support::nats::wait_until_attached(&app).await;
+    app.attached().await;
     postgres.stop();
     identity.delete_user("alice").await;
     identity.redelivered(2).await;
@@ -116,21 +108,25 @@ const BATCH: usize = 100;
 const POISON_IN_EACH: usize = 5;
 const SURVIVORS: usize = 100;
 
-/// Two replicas, a thousand deleted users, poison in between, and everything fails in turn.
+/// The delays between deliveries grow, so the end takes longer than other tests wait for anything.
+const WAITS_FOR_THE_END: usize = 3;
+const WAIT_FOR_THE_END: Duration = Duration::from_secs(25);
+
+/// Two replicas handle a thousand deleted users and some poison, while everything fails in turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_deleted_users_with_everything_failing() {
+async fn a_thousand_users_are_deleted_while_everything_fails() {
     let mut postgres = postgres::Postgres::start();
     let mut nats = Nats::start();
     let mut identity = nats.with_identity_stream().await;
     let url = postgres.create_database().await;
+    // The replicas share a folder and so a key ring: a validation needs no argon2.
     let (nats_url, folder) = (nats.url(), tempfile::tempdir().unwrap());
-    // One ring for both, so that this is about events and not about argon2.
     let start = || replica(folder.path(), &url, &nats_url);
     let (mut one, mut two) = (start(), start());
 
-    let client = connect(&one.url()).await;
-    let doomed = issue(&client, "doomed", BATCHES * BATCH).await;
-    let survivors = issue(&client, "survivor", SURVIVORS).await;
+    let client = one.client().await;
+    let doomed = issue_each(&client, "doomed", BATCHES * BATCH).await;
+    let survivors = issue_each(&client, "survivor", SURVIVORS).await;
 
     for batch in 0..BATCHES {
         let publisher = tokio::spawn(publish(identity.clone(), batch));
@@ -164,63 +160,51 @@ async fn a_thousand_deleted_users_with_everything_failing() {
         publisher.await.unwrap();
     }
 
-    for _ in 0..3 {
-        // Delays between deliveries grow: this takes longer than anything else that tests wait for.
-        if tokio::time::timeout(Duration::from_secs(25), identity.all_answered()).await.is_ok() {
+    for _ in 0..WAITS_FOR_THE_END {
+        if tokio::time::timeout(WAIT_FOR_THE_END, identity.all_answered()).await.is_ok() {
             break;
         }
     }
     identity.all_answered().await;
     for process in [&one, &two] {
-        let client = connect(&process.url()).await;
+        let client = process.client().await;
         for secret in &doomed {
-            assert_eq!(validate(&client, secret).await, Err(Reason::UserDeleted));
+            assert_eq!(client.validate(secret).await, Err(Reason::UserDeleted));
         }
         for secret in &survivors {
-            assert_eq!(validate(&client, secret).await, Ok(()));
+            client.validate(secret).await.unwrap();
         }
     }
     let consumer = identity.consumer().await;
     assert_eq!((consumer.num_pending, consumer.num_ack_pending), (0, 0));
     let letters = identity.dead_letters().await;
-    let bodies: std::collections::BTreeSet<Vec<u8>> = letters.into_iter().map(|(_, body)| body).collect();
+    let bodies: BTreeSet<Vec<u8>> = letters.into_iter().map(|(_, body)| body).collect();
     let sent = (0..BATCHES).flat_map(|batch| (0..POISON_IN_EACH).map(move |n| poison(batch, n))).collect();
     assert_eq!(bodies, sent);
     one.stop().await;
     two.stop().await;
 }
 
+/// A body that is not UserDeleted in any form.
 fn poison(batch: usize, n: usize) -> Vec<u8> {
     format!("\u{7}poison {batch} {n}").into_bytes()
 }
 
 async fn publish(identity: Identity, batch: usize) {
+    const DISTANCE: usize = BATCH / POISON_IN_EACH;
     for n in 0..BATCH {
-        if n % (BATCH / POISON_IN_EACH) == 0 {
-            identity.publish(&[], poison(batch, n / (BATCH / POISON_IN_EACH))).await;
+        if n % DISTANCE == 0 {
+            identity.publish(&[], poison(batch, n / DISTANCE)).await;
         }
         identity.delete_user(&format!("doomed {}", batch * BATCH + n)).await;
     }
 }
 
-/// A token for each of `count` users.
-async fn issue(client: &TokenServiceClient<Channel>, users: &str, count: usize) -> Vec<String> {
+/// Issues one token for each of `count` users, and returns the bearer tokens.
+async fn issue_each(client: &Client, users: &str, count: usize) -> Vec<String> {
     let mut secrets = Vec::new();
     for n in 0..count {
-        let request = CreateTokenRequest {
-            user_id: format!("{users} {n}"),
-            name: "one".into(),
-            ..CreateTokenRequest::default()
-        };
-        secrets.push(client.clone().create_token(request).await.unwrap().into_inner().secret);
+        secrets.push(client.issue(&format!("{users} {n}"), "one").await.1);
     }
     secrets
-}
-
-async fn validate(client: &TokenServiceClient<Channel>, secret: &str) -> Result<(), Reason> {
-    let request = ValidateTokenRequest { secret: secret.into(), required_scopes: vec![] };
-    match client.clone().validate_token(request).await.unwrap().into_inner().outcome.unwrap() {
-        Outcome::Valid(_) => Ok(()),
-        Outcome::Invalid(invalid) => Err(invalid.reason()),
-    }
 }

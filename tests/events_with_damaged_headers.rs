@@ -1,20 +1,21 @@
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use latchkey::proto::{identity, latchkey::invalid::Reason};
-use prost::Message as _;
+use latchkey::proto::latchkey::invalid::Reason;
 use rstest::rstest;
+use rstest_reuse::apply;
 
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
-    health::watch,
+    health::USER_EVENTS,
+    json_log,
     latchkey::Process,
-    nats::{Nats, SUBJECT, attached, wait_until_attached},
-    soon, until,
+    nats::{Nats, SUBJECT, attached, json, protobuf, structured},
+    on_both_databases, until,
 };
 
-/// Header blocks that a client library cannot read, or takes for something else than a message.
+/// Header blocks that the client library cannot read, or does not take for those of a message.
 const DAMAGED: [(&str, &[u8]); 11] = [
     ("a lone carriage return", b"NATS/1.0\r\nX-Note: a\rb\r\n\r\n"),
     ("a lone carriage return in a continuation", b"NATS/1.0\r\nX-Note: a\r\n b\rc\r\n\r\n"),
@@ -29,23 +30,9 @@ const DAMAGED: [(&str, &[u8]); 11] = [
     ("no responders", b"NATS/1.0 503\r\n\r\n"),
 ];
 
-/// Redelivery after a second: these tests wait for it.
+/// Short, because these tests wait for redeliveries.
+const ACK_WAIT: Duration = Duration::from_secs(1);
 const SHORT_ACK_WAIT: [&str; 2] = ["--nats-ack-wait", "1s"];
-
-fn protobuf(user: &str) -> Vec<u8> {
-    identity::UserDeleted { user_id: user.into(), delete_time: None }.encode_to_vec()
-}
-
-fn json(user: &str) -> Vec<u8> {
-    serde_json::json!({ "userId": user }).to_string().into_bytes()
-}
-
-fn structured(user: &str, kind: &str) -> Vec<u8> {
-    let event = serde_json::json!({
-        "specversion": "1.0", "type": kind, "id": "event-6", "source": "/identity", "data": { "userId": user },
-    });
-    event.to_string().into_bytes()
-}
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,14 +48,14 @@ async fn a_message_with_damaged_headers_still_deletes(
     identity.all_answered().await;
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted), "{name}");
     assert!(identity.dead_letters().await.is_empty());
-    // It is still there for others.
+    // The messages behind it are handled.
     let (_, secret) = app.issue("bob", "one").await;
     identity.delete_user("bob").await;
     identity.all_answered().await;
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
 }
 
-/// Whatever the headers were, the body is tried in each form.
+/// When the headers cannot be read, the body is tried in each form.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_form_of_the_body_is_found_without_headers() {
     let nats = Nats::start();
@@ -77,7 +64,7 @@ async fn the_form_of_the_body_is_found_without_headers() {
     let bodies = [
         ("protobuf", protobuf("protobuf")),
         ("json", json("json")),
-        ("structured", structured("structured", "identity.v1.UserDeleted")),
+        ("structured", structured("identity.v1.UserDeleted", "event-6", "/identity", "structured")),
         ("typed", json("typed")),
         ("binary", protobuf("binary")),
     ];
@@ -102,7 +89,7 @@ async fn the_form_of_the_body_is_found_without_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_does_not_say_who_was_deleted_is_a_dead_letter() {
+async fn a_damaged_message_that_names_no_deleted_user_is_a_dead_letter() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &SHORT_ACK_WAIT).await;
@@ -115,7 +102,10 @@ async fn one_that_does_not_say_who_was_deleted_is_a_dead_letter() {
         ),
         (b"NATS/1.0\r\nX-Name: Jos\xe9\r\n\r\n", vec![]),
         (b"NATS/1.0\r\nX-Name: Jos\xe9\r\n\r\n", b"{".to_vec()),
-        (b"NATS/1.0\r\nX-Name: Jos\xe9\r\n\r\n", structured("alice", "identity.v1.UserCreated")),
+        (
+            b"NATS/1.0\r\nX-Name: Jos\xe9\r\n\r\n",
+            structured("identity.v1.UserCreated", "event-6", "/identity", "alice"),
+        ),
         (of_another_type, protobuf("alice")),
     ];
     let mut sequences = Vec::new();
@@ -139,39 +129,39 @@ async fn one_that_does_not_say_who_was_deleted_is_a_dead_letter() {
         assert!(header(letter, "Latchkey-Reason").contains("headers"), "{letter:?}");
     }
     let first = &letters[0].0;
-    assert_eq!(header(first, "Traceparent"), "00-trace", "headers that can be read are kept as they were");
+    assert_eq!(header(first, "Traceparent"), "00-trace", "readable headers are kept");
     assert_eq!(header(first, "Latchkey-Original-Nats-Msg-Id"), "m");
 }
 
-/// Two replicas, damaged messages one after the other, and good ones between.
-#[rstest]
+/// Good messages are between the damaged ones.
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damaged_and_good_messages_are_all_handled_by_replicas(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn two_replicas_handle_all_damaged_and_good_messages(database: Database) {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let one = attached(database, &nats, &SHORT_ACK_WAIT).await;
     let url = nats.url();
     let settings = [&["--nats-url", &url], &SHORT_ACK_WAIT[..]].concat();
     let two = App::start_on(one.url.clone(), tempfile::tempdir().unwrap(), &settings).await;
-    wait_until_attached(&two).await;
-    for n in 0..20 {
+    two.attached().await;
+    const MESSAGES: usize = 20;
+    const BETWEEN_POISON: usize = 5;
+    for n in 0..MESSAGES {
         let (_, headers) = DAMAGED[n % DAMAGED.len()];
         nats.publish_raw(SUBJECT, headers, &protobuf(&format!("damaged {n}"))).await;
         identity.delete_user(&format!("good {n}")).await;
-        if n % 5 == 0 {
+        if n % BETWEEN_POISON == 0 {
             nats.publish_raw(SUBJECT, headers, b"\xff").await;
         }
     }
     identity.all_answered().await;
-    assert_eq!(one.count("users WHERE deleted_at IS NOT NULL").await, 40);
-    assert_eq!(identity.dead_letters().await.len(), 4);
+    assert_eq!(one.count("users WHERE deleted_at IS NOT NULL").await, 2 * MESSAGES as i64);
+    assert_eq!(identity.dead_letters().await.len(), MESSAGES / BETWEEN_POISON);
 }
 
-/// The service starts with damaged messages first in the stream: some delivered before, some not.
+/// Some of the damaged messages were delivered before the start, and some were not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_starts_finds_damaged_messages_of_before() {
+async fn a_service_that_starts_handles_the_damaged_messages_in_the_stream() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &SHORT_ACK_WAIT).await;
@@ -185,55 +175,58 @@ async fn a_service_that_starts_finds_damaged_messages_of_before() {
     }
     lock.release().await;
     let app = app.restart(&[&["--nats-url", &nats.url()], &SHORT_ACK_WAIT[..]].concat()).await;
-    wait_until_attached(&app).await;
+    app.attached().await;
     identity.all_answered().await;
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
     assert_eq!(identity.dead_letters().await.len(), DAMAGED.len());
 }
 
-/// The broker would deliver it again and again, and break the connection each time.
+/// Otherwise each redelivery by the broker would break the connection again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_cannot_be_handled_yet_breaks_the_connection_once() {
+async fn a_damaged_message_that_cannot_be_handled_yet_breaks_the_connection_once() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let settings = [&SHORT_ACK_WAIT[..], &["--database-timeout", "200ms"]].concat();
     let app = attached(Postgres, &nats, &settings).await;
     let (_, secret) = app.issue("alice", "one").await;
     let lock = app.lock_user("alice").await;
-    let mut health = watch(&app, "latchkey.v1.UserEvents").await;
+    let mut health = app.watch_health(USER_EVENTS).await;
     assert!(health.next().await);
     nats.publish_raw(SUBJECT, DAMAGED[2].1, &protobuf("alice")).await;
-    assert!(!soon("the end of the connection", health.next()).await);
-    assert!(soon("another connection", health.next()).await);
-    // Others go on meanwhile, for several times as long as the broker waits for an answer.
-    for n in 0..4 {
+    assert!(!health.next().await, "the connection breaks");
+    assert!(health.next().await, "the service connects again");
+    // The messages behind it are handled, for several times as long as the broker waits for an answer.
+    const OTHERS: u64 = 4;
+    for n in 0..OTHERS {
         identity.delete_user(&format!("other {n}")).await;
         let deleted = "token_events WHERE kind = 'user_deleted' AND user_id = 'other";
         until("another user's deletion", || async {
             (app.count(&format!("{deleted} {n}'")).await == 1).then_some(())
         })
         .await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(ACK_WAIT).await;
     }
     let consumer = identity.consumer().await;
-    assert_eq!((consumer.num_ack_pending, consumer.delivered.consumer_sequence), (1, 5));
+    assert_eq!((consumer.num_ack_pending, consumer.delivered.consumer_sequence), (1, 1 + OTHERS));
     lock.release().await;
     identity.all_answered().await;
     assert_eq!(app.validate(&secret).await, Err(Reason::UserDeleted));
     assert!(identity.dead_letters().await.is_empty());
 }
 
-/// As large as JetStream takes them: headers of 64 KiB, and a message of 1 MiB.
+/// JetStream accepts headers of 64 KiB and messages of 1 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_ones_are_handled_or_kept_as_far_as_they_fit() {
+async fn large_damaged_messages_are_handled_or_kept_as_far_as_they_fit() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &SHORT_ACK_WAIT).await;
     let (_, secret) = app.issue("alice", "one").await;
-    // Field 15 is of a later version.
-    let padding = 1_000_000_u32;
+    const PADDING: usize = 1_000_000;
     let mut large = protobuf("alice");
-    large.extend([&b"\x7a"[..], &varint(padding), &vec![b'x'; padding as usize]].concat());
+    // The key of field 15, which this version does not know.
+    large.push(b'\x7a');
+    prost::encoding::encode_varint(PADDING as u64, &mut large);
+    large.extend(vec![b'x'; PADDING]);
     nats.publish_raw(SUBJECT, DAMAGED[2].1, &large).await;
     let long =
         |last: &str| format!("NATS/1.0\r\nA: b\r\nX-Long: {}{last}\r\n\r\n", "x".repeat(65_000)).into_bytes();
@@ -262,15 +255,9 @@ async fn large_ones_are_handled_or_kept_as_far_as_they_fit() {
     }
 }
 
-fn varint(value: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    prost::encoding::encode_varint(value.into(), &mut bytes);
-    bytes
-}
-
-/// With a wildcard in the subject, messages have other subjects, which the library reads too.
+/// With wildcards in the configured subject, the client library also reads the subjects of messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subject_that_cannot_be_read_is_a_dead_letter() {
+async fn a_message_with_an_unreadable_subject_is_a_dead_letter() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let settings = [&SHORT_ACK_WAIT[..], &["--nats-subject", "identity.>"]].concat();
@@ -281,9 +268,9 @@ async fn a_subject_that_cannot_be_read_is_a_dead_letter() {
     assert_eq!(app.count("users").await, 0);
 }
 
-/// The log of a service with damaged messages: what it is about, no key twice in a line, no loop.
+/// The service does not log the same message in a loop, and no line has a key twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_once_and_in_lines_without_duplicate_keys() {
+async fn each_damaged_message_is_logged_once() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let folder = tempfile::tempdir().unwrap();
@@ -299,41 +286,12 @@ async fn the_log_tells_once_and_in_lines_without_duplicate_keys() {
         .await;
     identity.all_answered().await;
     let log = process.stop().await;
-    let lines: Vec<_> = log.lines().filter(|line| line.starts_with('{')).collect();
-    for line in &lines {
-        let UniqueKeys(keys) = serde_json::from_str(line).unwrap_or_else(|fault| panic!("{fault}: {line}"));
-        assert!(keys.contains("message"), "{line}");
+    for line in json_log::lines(&log) {
+        assert!(line.contains_key("message"), "{line:?}");
     }
-    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(count("\"message\":\"a message can never be read"), 2, "{log}");
     assert_eq!(count("a message with damaged headers was handled by its body"), 1, "{log}");
     assert_eq!(count("delete_time: is \\\"\\\\\\\"now"), 1, "{log}");
     assert!(count("\"message\":\"disconnected from NATS\"") <= 3, "{log}");
-}
-
-/// The keys of a JSON object, which has none twice.
-struct UniqueKeys(BTreeSet<String>);
-
-impl<'de> serde::Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> serde::de::Visitor<'de> for Keys {
-            type Value = BTreeSet<String>;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut keys = BTreeSet::new();
-                while let Some((key, serde::de::IgnoredAny)) = map.next_entry::<String, _>()? {
-                    if !keys.insert(key.clone()) {
-                        return Err(serde::de::Error::custom(format!("{key:?} stands twice")));
-                    }
-                }
-                Ok(keys)
-            }
-        }
-        deserializer.deserialize_map(Keys).map(Self)
-    }
 }

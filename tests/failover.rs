@@ -44,7 +44,8 @@ async fn a_standby_is_never_read() {
 /// Commits that a failover lost are not answered from memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_lost_commits_empties_the_memory() {
-    let mut primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
+    let mut primary =
+        Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
     let url = primary.create_database().await;
     let proxy = Proxy::to(primary.port()).await;
     let through = format!("postgres://postgres@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
@@ -57,7 +58,8 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
     let receivers = "SELECT FROM pg_stat_wal_receiver";
     until("the end of replication", || async {
-        let rows = admin.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
+        let rows =
+            admin.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
         rows.await.unwrap().is_empty().then_some(())
     })
     .await;

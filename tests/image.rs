@@ -5,16 +5,12 @@ use std::{
     process::Command,
 };
 
-use latchkey::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest, validate_token_response::Outcome};
 use tempfile::TempDir;
 
-use crate::support::{
-    app, dns, health::is_serving_at, helm::run, latchkey::Process, nats::Nats, postgres::Postgres, tools,
-    until,
-};
+use crate::support::{dns, helm::run, latchkey::Process, nats::Nats, postgres::Postgres, tools};
 
 const DOCKERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile");
-/// The user of the image.
+/// The user of the image, who is not root.
 const USER: u32 = 65_532;
 
 #[test]
@@ -23,29 +19,34 @@ fn hadolint_finds_nothing() {
 }
 
 #[test]
-fn its_bases_are_pinned_and_it_is_not_root() {
+fn the_base_images_are_pinned_and_the_user_is_not_root() {
     let text = std::fs::read_to_string(DOCKERFILE).unwrap();
     let bases: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
     let (last, builders) = bases.split_last().unwrap();
     assert_eq!(*last, "scratch");
     for base in builders {
         let (_, tag) = base.split(' ').next().unwrap().split_once(':').unwrap();
-        assert!(tag.split('-').next().unwrap().split('.').count() == 3, "{base}: not a whole version");
+        assert!(
+            tag.split('-').next().unwrap().split('.').count() == 3,
+            "{base} does not name a patch version"
+        );
     }
-    assert!(text.lines().any(|line| line == "USER 65532:65532"));
+    assert!(text.lines().any(|line| line == format!("USER {USER}:{USER}")));
 }
 
-/// The program of the image, built with the Dockerfile's flags but not optimised.
+/// Whether the tests, and with them the program, are built with the Dockerfile's flags.
+const IS_STATIC: bool = cfg!(target_feature = "crt-static");
+
+/// The program of the image, but not optimised.
 fn program() -> &'static Path {
-    assert!(
-        cfg!(target_feature = "crt-static"),
-        "the program is not static: run the tests with scripts/test"
-    );
+    if !IS_STATIC {
+        panic!("the program is not static: run the tests with scripts/test");
+    }
     Path::new(env!("CARGO_BIN_EXE_latchkey"))
 }
 
 #[test]
-fn it_is_built_for_the_tests_as_for_the_image() {
+fn the_tests_build_the_program_as_the_image_does() {
     let read = |name| fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let flags = r#"RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'"#;
     for file in ["Dockerfile", "scripts/tools"] {
@@ -57,7 +58,7 @@ fn it_is_built_for_the_tests_as_for_the_image() {
 }
 
 #[test]
-fn its_program_needs_no_loader_and_no_library() {
+fn the_program_needs_no_loader_and_no_library() {
     let program = program();
     let readelf =
         |what| run("readelf", "apt-get install binutils", &["--wide", what, program.to_str().unwrap()]);
@@ -67,7 +68,7 @@ fn its_program_needs_no_loader_and_no_library() {
     assert!(!dynamic.contains("NEEDED"), "{dynamic}");
 }
 
-/// A root folder with what the image has: the program, and an empty folder for the data of its user.
+/// A root folder with the contents of the image: the program, and an empty data folder of the image's user.
 struct Root {
     folder: TempDir,
     is_root: bool,
@@ -99,7 +100,7 @@ impl Root {
             command.arg(format!("--userspec={USER}:{USER}"));
             command
         } else {
-            // Whoever is not root may become so in a namespace of their own, but nobody else there.
+            // Without root, the tests can become root in a new namespace, but no other user.
             let mut command = Command::new(tools::find("unshare", "apt-get install util-linux"));
             command.arg("--map-root-user").arg(chroot);
             command
@@ -111,16 +112,12 @@ impl Root {
 }
 
 #[tokio::test]
-async fn its_program_is_all_that_it_needs() {
+async fn the_program_needs_nothing_else() {
     let root = Root::new();
     let process = Process::start_by(root.command(), &[]);
-    let mut client = app::connect(&process.url()).await;
-    let wanted =
-        CreateTokenRequest { user_id: "alice".into(), name: "first".into(), ..CreateTokenRequest::default() };
-    let secret = client.create_token(wanted).await.unwrap().into_inner().secret;
-    let request = ValidateTokenRequest { secret: secret.into(), required_scopes: vec![] };
-    let answer = client.validate_token(request).await.unwrap().into_inner();
-    assert!(matches!(answer.outcome, Some(Outcome::Valid(_))));
+    let client = process.client().await;
+    let (_, secret) = client.issue("alice", "first").await;
+    client.validate(&secret).await.unwrap();
     let health =
         root.command().args(["health", "--grpc-addr", &process.grpc_addr.to_string()]).output().unwrap();
     assert!(health.status.success(), "{}", String::from_utf8_lossy(&health.stdout));
@@ -129,39 +126,38 @@ async fn its_program_is_all_that_it_needs() {
     let mut files: Vec<_> =
         fs::read_dir(root.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["data", "latchkey"], "it wrote into its data folder alone");
+    assert_eq!(files, ["data", "latchkey"], "it writes only into its data folder");
     assert!(root.path("data/latchkey.db").is_file() && root.path("data/keyring.toml").is_file());
 }
 
-/// Serves from PostgreSQL, and attaches to NATS, both by names.
+/// Starts a service that reaches PostgreSQL and NATS by these names.
 async fn serves_from(root: &Root, database: &str, broker: &str) {
     let (postgres, nats) = (Postgres::shared().create_database().await, Nats::start());
     nats.with_identity_stream().await;
     let database = postgres.replace("127.0.0.1", database);
     let broker = format!("nats://{broker}:{}", nats.port());
     let process = Process::start_by(root.command(), &["--database-url", &database, "--nats-url", &broker]);
-    let events = "latchkey.v1.UserEvents";
-    until("attached", || async { is_serving_at(&process.url(), events).await.then_some(()) }).await;
+    process.client().await.attached().await;
     process.stop().await;
 }
 
 #[tokio::test]
-async fn it_finds_hosts_by_their_file() {
+async fn names_are_resolved_by_the_hosts_file() {
     let root = Root::new();
     fs::create_dir(root.path("etc")).unwrap();
     fs::write(root.path("etc/hosts"), "127.0.0.1 database.test broker.test\n").unwrap();
     serves_from(&root, "database.test", "broker.test").await;
 }
 
-/// As in Kubernetes, where a Service's name is short of the domains in `search`.
+/// As in Kubernetes, where the domains in `search` complete the name of a Service.
 #[tokio::test]
-async fn it_finds_hosts_by_dns() {
-    // An address of loopback that no other name server has. On port 53 only root may answer: others go without.
+async fn names_are_resolved_by_dns() {
+    // Only root can bind port 53.
     let root = Root::new();
     if !root.is_root {
         return;
     }
-    // One for each run of the tests.
+    // An address of the loopback interface that differs in each run of the tests.
     let [high, low] = (std::process::id() as u16).to_be_bytes();
     let server = format!("127.53.{high}.{low}");
     dns::serve(format!("{server}:53").parse().unwrap());

@@ -1,17 +1,19 @@
 use std::{
+    fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use rstest::rstest;
+use rstest_reuse::apply;
 
 use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
-    latchkey,
+    App, Database,
+    latchkey::{self, FAILURE},
+    on_both_databases,
+    shell::paste_in,
 };
 
+/// A key of 32 bytes in base64.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
 /// Runs `latchkey keys …` on the ring and returns its standard output and standard error.
@@ -21,7 +23,7 @@ fn keys(ring: &Path, arguments: &[&str]) -> (String, String) {
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// Begins a rotation and returns the id of the new key.
+/// Starts a rotation and returns the id of the new key.
 fn rotate(ring: &Path) -> String {
     let (printed, notes) = keys(ring, &["rotate"]);
     let id = printed.trim_end().to_owned();
@@ -31,22 +33,19 @@ fn rotate(ring: &Path) -> String {
     id
 }
 
-/// Runs lines as a person pastes them, in this folder, and returns their standard output and standard error.
-fn paste(lines: &str, folder: &Path) -> (String, String) {
-    let ours = Path::new(env!("CARGO_BIN_EXE_latchkey")).parent().unwrap().to_owned();
-    let path = std::env::join_paths([ours, PathBuf::from("/usr/bin"), PathBuf::from("/bin")]).unwrap();
-    let mut shell = Command::new("sh");
-    let output =
-        shell.args(["-ec", lines]).current_dir(folder).env_clear().env("PATH", path).output().unwrap();
-    let notes = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{lines}: {notes}");
-    (String::from_utf8(output.stdout).unwrap(), notes)
+/// Writes a ring whose only key is k1.
+fn write_ring(ring: &Path) {
+    fs::write(ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
 }
 
-/// Two replicas with one ring, and the secrets that were issued.
+fn mode(file: &Path) -> u32 {
+    fs::metadata(file).unwrap().permissions().mode() & 0o777
+}
+
+/// Two replicas with the same key ring, and the tokens that were issued.
 struct Replicas {
     apps: Vec<App>,
-    ring: std::path::PathBuf,
+    ring: PathBuf,
     secrets: Vec<String>,
     _folder: tempfile::TempDir,
 }
@@ -55,24 +54,24 @@ impl Replicas {
     async fn start(database: Database) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ring = folder.path().join("ring.toml");
-        std::fs::write(&ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
+        write_ring(&ring);
         let settings = ["--key-ring", ring.to_str().unwrap()];
         let first = App::start_with(database, &settings).await;
         let second = App::start_on(first.url.clone(), tempfile::tempdir().unwrap(), &settings).await;
         Self { apps: vec![first, second], ring, secrets: Vec::new(), _folder: folder }
     }
 
-    /// Each replica makes a token, and all tokens are good at each, whose memory is empty; argon2 runs for the new ones
-    /// alone. Then the next replica is restarted, until both have been.
-    async fn roll_without_argon2(&mut self) {
+    /// Restarts the replicas one after the other, and checks after each restart that only creations run argon2.
+    async fn restart_each(&mut self) {
         for _ in 0..self.apps.len() {
             let app = self.apps.remove(0).restart(&["--key-ring", self.ring.to_str().unwrap()]).await;
             self.apps.push(app);
-            self.check_without_argon2().await;
+            self.only_creations_run_argon2().await;
         }
     }
 
-    async fn check_without_argon2(&mut self) {
+    /// Issues a token at each replica and validates all tokens at each. Restarted replicas have nothing in memory.
+    async fn only_creations_run_argon2(&mut self) {
         for app in &self.apps {
             let before = self.argon2_runs();
             let name = format!("token {}", self.secrets.len());
@@ -82,16 +81,12 @@ impl Replicas {
                     app.validate(secret).await.unwrap();
                 }
             }
-            assert_eq!(
-                self.argon2_runs() - before,
-                1,
-                "for the token that was issued, and for no validation"
-            );
+            assert_eq!(self.argon2_runs() - before, 1, "for the new token, and for no validation");
         }
     }
 
     fn argon2_runs(&self) -> u64 {
-        self.apps.iter().map(|app| app.server.registry().argon2_runs()).sum()
+        self.apps.iter().map(|app| app.argon2_runs()).sum()
     }
 
     async fn tagged_under(&self, key: &str) -> i64 {
@@ -99,42 +94,40 @@ impl Replicas {
     }
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_step_by_step_costs_no_argon2_at_any_replica(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn a_rotation_runs_argon2_at_no_replica(database: Database) {
     let mut replicas = Replicas::start(database).await;
     let idle = replicas.apps[0].issue("bob", "idle").await.1;
-    replicas.check_without_argon2().await;
+    replicas.only_creations_run_argon2().await;
 
     let new = rotate(&replicas.ring);
-    replicas.roll_without_argon2().await;
-    assert_eq!(replicas.tagged_under(&new).await, 0, "nothing is tagged under a key that not all have");
+    replicas.restart_each().await;
+    assert_eq!(replicas.tagged_under(&new).await, 0, "no tag has a key that a replica lacks");
 
     keys(&replicas.ring, &["promote", &new]);
-    replicas.roll_without_argon2().await;
-    replicas.roll_without_argon2().await;
-    assert_eq!(replicas.tagged_under("k1").await, 1, "what was used has moved to the new key");
+    replicas.restart_each().await;
+    replicas.restart_each().await;
+    assert_eq!(replicas.tagged_under("k1").await, 1, "tokens that were used have a tag with the new key");
 
     keys(&replicas.ring, &["retire", "k1"]);
-    replicas.roll_without_argon2().await;
+    replicas.restart_each().await;
     let before = replicas.argon2_runs();
     replicas.apps[0].validate(&idle).await.unwrap();
-    assert_eq!(replicas.argon2_runs() - before, 1, "its key is gone: once");
+    assert_eq!(replicas.argon2_runs() - before, 1, "its key was removed");
     assert_eq!(replicas.tagged_under("k1").await, 0);
     replicas.apps[1].validate(&idle).await.unwrap();
-    assert_eq!(replicas.argon2_runs() - before, 1, "then never again, at any replica");
+    assert_eq!(replicas.argon2_runs() - before, 1, "the new tag is used at every replica");
 }
 
 #[test]
 fn each_command_says_what_it_did_and_never_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let ring = folder.path().join("keyring.toml");
-    std::fs::write(&ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
-    std::fs::set_permissions(&ring, std::fs::Permissions::from_mode(0o600)).unwrap();
+    write_ring(&ring);
+    fs::set_permissions(&ring, Permissions::from_mode(0o600)).unwrap();
     let new = rotate(&ring);
-    // The default is the ring of the data folder.
+    // The default is the key ring in the data folder.
     let mut command = latchkey::command();
     let listed = command.args(["keys", "list"]).env("LATCHKEY_DATA_DIR", folder.path()).output().unwrap();
     assert_eq!(String::from_utf8(listed.stdout).unwrap(), format!("{new}\nk1\n"));
@@ -148,33 +141,34 @@ fn each_command_says_what_it_did_and_never_a_key() {
     );
     let again = (format!("{new}\n"), format!("key {new} is primary already\n"));
     assert_eq!(keys(&ring, &["promote", &new]), again);
-    let both = std::fs::read_to_string(&ring).unwrap();
+    let both = fs::read_to_string(&ring).unwrap();
     let (printed, retired) = keys(&ring, &["retire", "k1"]);
     assert_eq!(printed, "k1\n");
     assert!(retired.starts_with("key k1 was removed"), "{retired}");
     assert_eq!(keys(&ring, &["list"]), (format!("{new}\n"), format!("the primary key is {new}\n")));
-    assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(mode(&ring), 0o600);
     for key in both.lines().filter_map(|line| line.split('"').nth(3)) {
-        assert_eq!(key.len(), 44);
+        assert_eq!(key.len(), KEY.len());
         assert!(![&promoted, &retired].iter().any(|said| said.contains(key)));
     }
 }
 
 #[test]
-fn what_comes_next_can_be_pasted() {
+fn the_printed_next_step_can_be_pasted() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("data")).unwrap();
+    fs::create_dir(folder.path().join("data")).unwrap();
     for which in ["", " --key-ring data/other.toml", r" --key-ring 'data/it'\''s a ring; really $(x).toml'"] {
-        paste(&format!("latchkey keys create{which}"), folder.path());
-        let (_, mut notes) = paste(&format!("latchkey keys rotate{which}"), folder.path());
+        let paste = |line: String| paste_in(folder.path(), &line, &[]);
+        paste(format!("latchkey keys create{which}"));
+        let mut notes = paste(format!("latchkey keys rotate{which}")).stderr;
         for word in ["promote", "retire"] {
             let (_, next) = notes.split_once(&format!(": latchkey keys {word} ")).unwrap();
             assert_eq!(next.trim_end().split_once(' ').map_or("", |(_, rest)| rest), which.trim_start());
-            notes = paste(&format!("latchkey keys {word} {next}"), folder.path()).1;
+            notes = paste(format!("latchkey keys {word} {next}")).stderr;
         }
-        assert_eq!(paste(&format!("latchkey keys list{which}"), folder.path()).0.lines().count(), 1);
+        assert_eq!(paste(format!("latchkey keys list{which}")).stdout.lines().count(), 1);
     }
-    // The folder may have been named, and the ring not.
+    // The printed step names the key ring unless it is the default one, data/keyring.toml.
     let mut command = latchkey::command();
     let rotated = command.args(["keys", "rotate", "--data-dir", "data"]).current_dir(folder.path());
     let said = String::from_utf8(rotated.output().unwrap().stderr).unwrap();
@@ -187,51 +181,51 @@ fn what_comes_next_can_be_pasted() {
 }
 
 #[test]
-fn a_ring_is_made_for_its_owner_alone_with_an_id_that_was_never_used() {
+fn a_new_ring_is_readable_by_its_owner_alone_and_has_a_new_key_id() {
     let folder = tempfile::tempdir().unwrap();
-    let made = ["one.toml", "two.toml"].map(|name| {
+    let ids = ["one.toml", "two.toml"].map(|name| {
         let ring = folder.path().join(name);
         let (id, notes) = keys(&ring, &["create"]);
         assert!(notes.contains(name), "{notes}");
-        assert_eq!(std::fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(&ring), 0o600);
         assert_eq!(keys(&ring, &["list"]), (id.clone(), format!("the primary key is {id}")));
         id
     });
-    assert_ne!(made[0], made[1]);
+    assert_ne!(ids[0], ids[1]);
 }
 
 #[test]
-fn what_cannot_be_done_is_said_and_changes_nothing() {
+fn an_error_is_printed_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let ring = folder.path().join("ring.toml");
-    let refused = |arguments: &[&str], said: &str| {
+    let refused = |arguments: &[&str], message: &str| {
         let all = [&["keys"], arguments, &["--key-ring", ring.to_str().unwrap()]].concat();
         let output = latchkey::run(all, "");
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(FAILURE), "{arguments:?}");
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(text.contains(said) && !text.contains(KEY), "{text}");
+        assert!(text.contains(message) && !text.contains(KEY), "{text}");
     };
     refused(&["rotate"], "ring.toml cannot be opened: No such file");
     assert!(!ring.exists());
     for text in
         [format!("primary = \"k2\"\n[keys]\nk1 = \"{KEY}\"\n"), format!("primary = \"k1\"\nk1 = \"{KEY}\"")]
     {
-        std::fs::write(&ring, &text).unwrap();
+        fs::write(&ring, &text).unwrap();
         refused(&["rotate"], "--key-ring (LATCHKEY_KEY_RING): ");
-        assert_eq!(std::fs::read_to_string(&ring).unwrap(), text);
+        assert_eq!(fs::read_to_string(&ring).unwrap(), text);
     }
     let text = format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n");
-    std::fs::write(&ring, &text).unwrap();
+    fs::write(&ring, &text).unwrap();
     refused(&["create"], "cannot be written: File exists");
     refused(&["promote", "k2"], "has no key \"k2\"; it has k1");
     refused(&["retire", "k1"], "it is the primary key");
     refused(&["retire", "K 1"], "must be 1 to 32 characters");
     refused(&["retire"], "KEY_ID");
-    assert_eq!(std::fs::read_to_string(&ring).unwrap(), text);
+    assert_eq!(fs::read_to_string(&ring).unwrap(), text);
 }
 
 #[test]
-fn a_script_rotates_by_the_ids_that_are_printed() {
+fn a_script_can_rotate_with_the_printed_ids() {
     let folder = tempfile::tempdir().unwrap();
     let lines = r#"
         old=$(latchkey keys create --key-ring ring.toml)
@@ -240,7 +234,7 @@ fn a_script_rotates_by_the_ids_that_are_printed() {
         latchkey keys retire "$old" --key-ring ring.toml
         latchkey keys list --key-ring ring.toml
     "#;
-    let (printed, _) = paste(lines, folder.path());
+    let printed = paste_in(folder.path(), lines, &[]).stdout;
     let ids: Vec<&str> = printed.lines().collect();
     assert!(ids.len() == 3 && ids[0] != ids[1] && ids[0] == ids[2], "{printed}");
 }

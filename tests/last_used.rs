@@ -1,91 +1,88 @@
-use std::time::SystemTime;
-
-use latchkey::proto::latchkey::{
-    CreateTokenRequest, ListTokensRequest, ValidateTokenRequest, token_service_client::TokenServiceClient,
-    validate_token_response::Outcome,
-};
+use chrono::TimeDelta;
 use prost_types::Timestamp;
-use rstest::rstest;
-use tonic::transport::Channel;
+use rstest_reuse::apply;
 
 use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
+    App, Client,
+    Database::{self, Sqlite},
+    app::{START_SECONDS, manual_clock},
     latchkey::Process,
-    until,
+    on_both_databases, until,
 };
 
-#[rstest]
+const SOON: [&str; 2] = ["--last-used-interval", "1s"];
+const AT_THE_STOP: [&str; 2] = ["--last-used-interval", "1h"];
+
+/// The time that a service with a manual clock shows after so many seconds.
+fn after(seconds: i64) -> Option<Timestamp> {
+    Some(Timestamp { seconds: START_SECONDS + seconds, nanos: 0 })
+}
+
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn it_is_noted_in_time_and_at_the_stop(#[values(Sqlite, Postgres)] database: Database) {
-    let app = App::start_with(database, &["--last-used-interval", "1s"]).await;
+async fn a_use_is_written_within_the_interval_and_at_the_stop(database: Database) {
+    let app = App::start_with_clock(database, manual_clock(), &SOON).await;
     let (_, used) = app.issue("alice", "used").await;
     app.issue("alice", "unused").await;
-    let before = SystemTime::now();
+    app.clock.advance(TimeDelta::seconds(1));
     app.validate(&used).await.unwrap();
-    let noted = until("a note of the use", || async {
-        let page = app.page("alice", 0, "").await.unwrap();
-        assert_eq!(page.tokens[0].last_used_time, None);
-        page.tokens[1].last_used_time
+    let written = until("a write of the use", || async {
+        let tokens = app.list("alice").await;
+        assert_eq!(tokens[0].last_used_time, None);
+        tokens[1].last_used_time
     })
     .await;
-    let noted_at = SystemTime::try_from(noted).unwrap();
-    assert!(noted_at + std::time::Duration::from_micros(1) > before && noted_at <= SystemTime::now());
+    assert_eq!(Some(written), after(1));
 
-    let app = app.restart(&["--last-used-interval", "1h"]).await;
+    let app = app.restart(&AT_THE_STOP).await;
+    app.clock.advance(TimeDelta::seconds(1));
     app.validate(&used).await.unwrap();
     let app = app.restart(&[]).await;
-    let again = app.page("alice", 0, "").await.unwrap().tokens[1].last_used_time.unwrap();
-    assert!((again.seconds, again.nanos) > (noted.seconds, noted.nanos), "the stop wrote it down");
+    assert_eq!(app.list("alice").await[1].last_used_time, after(2), "the stop wrote it");
 }
 
-#[rstest]
+/// The clocks of replicas differ.
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn it_never_goes_back(#[values(Sqlite, Postgres)] database: Database) {
-    let app = App::start(database).await;
-    let (_, secret) = app.issue("alice", "one").await;
-    app.sql("UPDATE tokens SET last_used_at = '2999-01-01 00:00:00+00:00'").await;
-    app.validate(&secret).await.unwrap();
+async fn the_last_use_never_goes_back(database: Database) {
+    let app = App::start_with_clock(database, manual_clock(), &AT_THE_STOP).await;
+    let (_, bearer) = app.issue("alice", "one").await;
+    app.clock.advance(TimeDelta::seconds(2));
+    app.validate(&bearer).await.unwrap();
+    let app = app.restart(&AT_THE_STOP).await;
+    app.clock.advance(TimeDelta::seconds(-1));
+    app.validate(&bearer).await.unwrap();
     let app = app.restart(&[]).await;
-    let noted = app.page("alice", 0, "").await.unwrap().tokens[0].last_used_time.unwrap();
-    assert_eq!(noted.seconds, 32_472_144_000);
+    assert_eq!(app.list("alice").await[0].last_used_time, after(2));
 }
 
 #[tokio::test]
-async fn a_crash_loses_what_was_not_noted_yet_and_nothing_else() {
+async fn a_crash_loses_the_uses_that_were_not_written_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &["--last-used-interval", "1s"]);
-    let mut client = TokenServiceClient::connect(process.url()).await.unwrap();
-    let create = CreateTokenRequest { user_id: "alice".into(), name: "one".into(), ..Default::default() };
-    let secret = client.create_token(create).await.unwrap().into_inner().secret;
-    let validate = || ValidateTokenRequest { secret: secret.clone().into(), ..Default::default() };
-    client.validate_token(validate()).await.unwrap();
-    let noted = until("a note of the use", || {
-        let mut client = client.clone();
-        async move { last_used(&mut client).await }
-    })
-    .await;
-    client.validate_token(validate()).await.unwrap();
+    let process = Process::start(folder.path(), &SOON);
+    let client = process.client().await;
+    let (_, bearer) = client.issue("alice", "one").await;
+    client.validate(&bearer).await.unwrap();
+    let written = until("a write of the use", || last_used(&client)).await;
+    client.validate(&bearer).await.unwrap();
     process.kill();
 
     let process = Process::start(folder.path(), &[]);
-    let mut client = TokenServiceClient::connect(process.url()).await.unwrap();
-    let kept = last_used(&mut client).await.unwrap();
-    assert!((kept.seconds, kept.nanos) >= (noted.seconds, noted.nanos), "{kept:?}, after {noted:?}");
-    let verdict = client.validate_token(validate()).await.unwrap().into_inner().outcome;
-    assert!(matches!(verdict, Some(Outcome::Valid(_))), "{verdict:?}");
+    let client = process.client().await;
+    let kept = last_used(&client).await.unwrap();
+    assert!((kept.seconds, kept.nanos) >= (written.seconds, written.nanos), "{kept:?}, after {written:?}");
+    client.validate(&bearer).await.unwrap();
 }
 
-async fn last_used(client: &mut TokenServiceClient<Channel>) -> Option<Timestamp> {
-    let list = ListTokensRequest { user_id: "alice".into(), ..Default::default() };
-    client.list_tokens(list).await.unwrap().into_inner().tokens.remove(0).last_used_time
+async fn last_used(client: &Client) -> Option<Timestamp> {
+    client.list("alice").await[0].last_used_time
 }
 
 #[tokio::test]
-async fn an_invalid_token_is_not_used() {
+async fn a_validation_that_fails_is_not_a_use() {
     let app = App::start(Sqlite).await;
-    let (_, secret) = app.issue("alice", "one").await;
-    app.validate_for(&secret, &["admin"]).await.unwrap_err();
+    let (_, bearer) = app.issue("alice", "one").await;
+    app.validate_for(&bearer, &["admin"]).await.unwrap_err();
     let app = app.restart(&[]).await;
-    assert_eq!(app.page("alice", 0, "").await.unwrap().tokens[0].last_used_time, None);
+    assert_eq!(app.list("alice").await[0].last_used_time, None);
 }

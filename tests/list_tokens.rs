@@ -6,16 +6,24 @@ use std::{
     },
 };
 
-use rstest::rstest;
+use chrono::TimeDelta;
+use latchkey::proto::latchkey::CreateTokenRequest;
+use prost_types::Timestamp;
+use rstest_reuse::apply;
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    app::violations,
+    Database::{self, Postgres},
+    app::{START_SECONDS, manual_clock},
+    client::create_request,
+    on_both_databases,
+    status::violations,
 };
 
-/// Every page of a user's list, by names.
+const MANY_TOKENS: [&str; 2] = ["--max-tokens-per-user", "1000"];
+
+/// The names on each page of a user's list.
 async fn pages(app: &App, user: &str, size: i32) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     let mut token = String::new();
@@ -29,47 +37,46 @@ async fn pages(app: &App, user: &str, size: i32) -> Vec<Vec<String>> {
     }
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn lists_are_newest_first_and_show_ones_own_tokens_that_are_not_deleted(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
-    let app = App::start(database).await;
-    for name in ["one", "two", "six"] {
-        app.issue("alice", name).await;
-    }
+async fn a_list_has_the_users_tokens_that_are_not_deleted_and_the_newest_come_first(database: Database) {
+    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    app.issue("alice", "one").await;
+    let expire_time = Some(Timestamp { seconds: START_SECONDS + 1, nanos: 0 });
+    let expires = CreateTokenRequest { expire_time, ..create_request("alice", "expired") };
+    app.create_with(expires).await.unwrap();
+    app.issue("alice", "three").await;
     let (deleted, _) = app.issue("alice", "deleted").await;
     app.issue("bob", "bob's").await;
     app.delete("alice", &deleted).await.unwrap();
-    app.sql("UPDATE tokens SET expires_at = '2020-01-01 00:00:00+00:00' WHERE name = 'two'").await;
-    assert_eq!(app.names("alice").await, ["six", "two", "one"]);
+    app.clock.advance(TimeDelta::seconds(1));
+    assert_eq!(app.names("alice").await, ["three", "expired", "one"]);
     assert_eq!(app.names("bob").await, ["bob's"]);
     assert!(app.names("nobody").await.is_empty());
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_page_has_as_many_as_asked_for_fifty_by_default_two_hundred_at_most(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
-    let app = App::start_with(database, &["--max-tokens-per-user", "1000"]).await;
-    for n in 0..201 {
+async fn a_page_has_the_size_requested_fifty_by_default_and_at_most_two_hundred(database: Database) {
+    /// One more than fit on the largest page, and three pages of 67.
+    const TOKENS: usize = 201;
+    let app = App::start_with(database, &MANY_TOKENS).await;
+    for n in 0..TOKENS {
         app.issue("alice", &format!("token {n}")).await;
     }
-    let newest: Vec<String> = (0..201).rev().map(|n| format!("token {n}")).collect();
+    let newest_first: Vec<String> = (0..TOKENS).rev().map(|n| format!("token {n}")).collect();
     for (size, expected) in [(0, 50), (1, 1), (67, 67), (200, 200), (201, 200), (i32::MAX, 200)] {
         let pages = pages(&app, "alice", size).await;
         assert_eq!(pages[0].len(), expected, "{size}");
-        assert_eq!(pages.len(), 201_usize.div_ceil(expected), "{size}");
-        assert_eq!(pages.concat(), newest, "{size}");
+        assert_eq!(pages.len(), TOKENS.div_ceil(expected), "{size}");
+        assert_eq!(pages.concat(), newest_first, "{size}");
     }
-    // The last page is full, and says that it is the last.
-    assert_eq!(pages(&app, "alice", 67).await.len(), 3);
+    assert_eq!(pages(&app, "alice", 67).await.len(), 3, "a full last page says that it is the last");
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_bad_size_or_page_token_is_named(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_bad_page_size_or_page_token_is_named(database: Database) {
     let app = App::start(database).await;
     for name in ["one", "two"] {
         app.issue("alice", name).await;
@@ -90,30 +97,29 @@ async fn a_bad_size_or_page_token_is_named(#[values(Sqlite, Postgres)] database:
     assert_eq!([&*said[0].0, &*said[1].0], ["user_id", "page_size"]);
 }
 
-/// Tokens come and go under the reader; those that stay all the while are read once each.
-#[rstest]
+/// Tokens are created and deleted during the read. Those that exist throughout are read exactly once.
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_have_no_doubles_and_no_gaps_while_tokens_come_and_go(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
-    let app = Arc::new(App::start_with(database, &["--max-tokens-per-user", "1000"]).await);
-    let mut passing = Vec::new();
-    for n in 0..60 {
+async fn pages_repeat_and_skip_nothing_while_tokens_are_created_and_deleted(database: Database) {
+    const TOKENS: usize = 60;
+    let app = Arc::new(App::start_with(database, &MANY_TOKENS).await);
+    let mut doomed = Vec::new();
+    for n in 0..TOKENS {
         app.issue("alice", &format!("stays {n}")).await;
-        passing.push(app.issue("alice", &format!("goes {n}")).await.0);
+        doomed.push(app.issue("alice", &format!("goes {n}")).await.0);
     }
     let done = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
         let (app, done) = (Arc::clone(&app), Arc::clone(&done));
         async move {
-            for (n, id) in passing.iter().enumerate() {
+            for (n, id) in doomed.iter().enumerate() {
                 app.delete("alice", id).await.unwrap();
                 app.issue("alice", &format!("comes {n}")).await;
             }
             done.store(true, Ordering::Release);
         }
     });
-    let stays: BTreeSet<String> = (0..60).map(|n| format!("stays {n}")).collect();
+    let stays: BTreeSet<String> = (0..TOKENS).map(|n| format!("stays {n}")).collect();
     let mut rounds = 0;
     while !done.load(Ordering::Acquire) || rounds == 0 {
         let read = pages(&app, "alice", 7).await.concat();
@@ -126,10 +132,11 @@ async fn pages_have_no_doubles_and_no_gaps_while_tokens_come_and_go(
     writer.await.unwrap();
 }
 
-/// What the database reads for a page does not grow with what the user has deleted.
+/// The pages that the database reads do not grow with the number of deleted tokens.
 #[tokio::test]
-async fn a_user_with_a_long_history_pages_as_fast_as_one_without() {
-    let app = App::start_with(Postgres, &["--max-tokens-per-user", "1000"]).await;
+async fn deleted_tokens_do_not_slow_lists_down() {
+    const PAGE: i32 = 50;
+    let app = App::start_with(Postgres, &MANY_TOKENS).await;
     let database = app.database().await;
     let run = |sql: &'static str| database.execute_unprepared(sql);
     run("CREATE EXTENSION pg_stat_statements").await.unwrap();
@@ -151,10 +158,10 @@ async fn a_user_with_a_long_history_pages_as_fast_as_one_without() {
     let mut blocks = Vec::new();
     for user in ["short", "long"] {
         run("SELECT pg_stat_statements_reset()").await.unwrap();
-        let page = app.page(user, 50, "").await.unwrap();
-        assert_eq!(page.tokens.len(), 50);
-        let page = app.page(user, 50, &page.next_page_token).await.unwrap();
-        assert_eq!(page.tokens.len(), 50);
+        let page = app.page(user, PAGE, "").await.unwrap();
+        assert_eq!(page.tokens.len(), PAGE as usize);
+        let page = app.page(user, PAGE, &page.next_page_token).await.unwrap();
+        assert_eq!(page.tokens.len(), PAGE as usize);
         let read = "SELECT CAST(sum(shared_blks_hit + shared_blks_read) AS bigint) AS blocks \
                     FROM pg_stat_statements WHERE query LIKE 'SELECT %tokens%'";
         let row = database.query_one_raw(Statement::from_string(sea_orm::DbBackend::Postgres, read)).await;

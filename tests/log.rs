@@ -4,56 +4,49 @@ use std::{
     thread,
 };
 
-use latchkey::proto::latchkey::ValidateTokenRequest;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-
-use crate::{
-    metrics,
-    support::{
-        app,
-        health::is_serving_at,
-        http,
-        latchkey::{self as binary, Process},
-        nats::Nats,
-        postgres::Postgres,
-        soon, tools, until,
-    },
+use crate::support::{
+    app::CHEAP_ARGON2,
+    http,
+    json_log::lines,
+    latchkey::{self as binary, Process},
+    nats::Nats,
+    postgres::Postgres,
+    soon, tools, until,
 };
+
+/// What a pipe of Linux holds.
+const PIPE_BYTES: usize = 64 * 1024;
 
 const DROPPED: &str = "latchkey_log_lines_dropped_total";
 
-async fn metric(process: &Process, series: &str) -> f64 {
-    let (_, _, text) = http::send(process.http_addr, "GET /metrics", &[], b"").await;
-    metrics::value(&text, series)
-}
-
-/// Makes so many calls that the log of them at the level of trace is longer than the pipe and the queue hold.
+/// Makes so many calls that their log at level TRACE is more than the pipe and the queue hold.
 async fn call_thousands_of_times(process: &Process) {
-    let callers = (0..8).map(|_| async {
-        let mut client = app::connect(&process.url()).await;
-        for _ in 0..500 {
-            let request = ValidateTokenRequest { secret: "nonsense".into(), required_scopes: vec![] };
-            client.validate_token(request).await.unwrap();
+    const CALLERS: usize = 8;
+    const CALLS_OF_EACH: usize = 500;
+    let callers = (0..CALLERS).map(|_| async {
+        let client = process.client().await;
+        for _ in 0..CALLS_OF_EACH {
+            client.validate("nonsense").await.unwrap_err();
         }
     });
     soon("the answers", futures_util::future::join_all(callers)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipe_that_nobody_reads_blocks_neither_calls_nor_the_shutdown() {
+async fn a_pipe_that_is_not_read_blocks_neither_calls_nor_the_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let (unread, stderr) = io::pipe().unwrap();
     let mut command = binary::command();
     command.current_dir(folder.path());
     let process = Process::start_logging_to(stderr, command, &["--log", "trace"]);
     call_thousands_of_times(&process).await;
-    assert!(metric(&process, DROPPED).await > 0.0);
+    assert!(process.client().await.metric(DROPPED).await > 0.0);
     process.stop().await;
     drop(unread);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_dropped_is_said_when_the_pipe_is_read_again() {
+async fn the_log_says_how_many_lines_were_dropped_once_the_pipe_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let (reader, stderr) = io::pipe().unwrap();
     let mut command = binary::command();
@@ -62,8 +55,7 @@ async fn what_was_dropped_is_said_when_the_pipe_is_read_again() {
     call_thousands_of_times(&process).await;
     let read =
         thread::spawn(move || BufReader::new(reader).lines().map_while(Result::ok).collect::<Vec<_>>());
-    // Its line is in the log before the shutdown begins.
-    let dropped = metric(&process, DROPPED).await;
+    let dropped = process.client().await.metric(DROPPED).await;
     assert!(dropped > 0.0);
     process.stop().await;
     let lines: Vec<serde_json::Value> =
@@ -73,15 +65,15 @@ async fn what_was_dropped_is_said_when_the_pipe_is_read_again() {
 }
 
 #[tokio::test]
-async fn closed_or_full_outputs_stop_nothing() {
+async fn closed_or_full_outputs_do_not_stop_the_service() {
     let (unread, mut full) = io::pipe().unwrap();
-    full.write_all(&[b'x'; 64 * 1024]).unwrap();
+    full.write_all(&[b'x'; PIPE_BYTES]).unwrap();
     let closed = || io::pipe().unwrap().1;
     for (stdout, stderr) in [(Stdio::from(full), closed()), (Stdio::from(closed()), closed())] {
         let folder = tempfile::tempdir().unwrap();
         let addresses = [tools::free_port(), tools::free_port()].map(|port| format!("127.0.0.1:{port}"));
         let mut command = binary::command();
-        command.args(app::CHEAP_ARGON2).args(["--grpc-addr", &addresses[0], "--http-addr", &addresses[1]]);
+        command.args(CHEAP_ARGON2).args(["--grpc-addr", &addresses[0], "--http-addr", &addresses[1]]);
         let child = command.current_dir(folder.path()).stdout(stdout).stderr(stderr).spawn().unwrap();
         let mut child = binary::Killed(child);
         let http = addresses[1].parse().unwrap();
@@ -94,42 +86,8 @@ async fn closed_or_full_outputs_stop_nothing() {
     drop(unread);
 }
 
-/// The lines of a log in JSON. Panics if one has a key twice.
-fn lines(output: &str) -> Vec<serde_json::Map<String, serde_json::Value>> {
-    struct Unique(serde_json::Map<String, serde_json::Value>);
-
-    impl<'de> Deserialize<'de> for Unique {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(Keys)
-        }
-    }
-
-    struct Keys;
-
-    impl<'de> Visitor<'de> for Keys {
-        type Value = Unique;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
-            let mut object = serde_json::Map::new();
-            while let Some((key, value)) = map.next_entry()? {
-                assert!(!object.contains_key(&key), "{key} stands twice");
-                let key: String = key;
-                object.insert(key, value);
-            }
-            Ok(Unique(object))
-        }
-    }
-
-    let lines = output.lines().filter(|line| line.starts_with('{'));
-    lines.map(|line| serde_json::from_str::<Unique>(line).unwrap().0).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_key_stands_twice_in_a_line() {
+async fn no_line_has_a_key_twice() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
     let folder = tempfile::tempdir().unwrap();
@@ -137,7 +95,7 @@ async fn no_key_stands_twice_in_a_line() {
     let process = Process::start(folder.path(), &settings);
     identity.publish(&[], "nonsense").await;
     let series = "latchkey_events_dead_lettered_total";
-    until("a dead letter", || async { (metric(&process, series).await == 1.0).then_some(()) }).await;
+    process.client().await.metric_becomes(series, 1.0).await;
     let lines = lines(&process.stop().await);
     let of_letter = lines.iter().find(|line| line["message"].as_str().unwrap().contains("dead letters"));
     let of_letter = of_letter.unwrap_or_else(|| panic!("{lines:?}"));
@@ -147,7 +105,7 @@ async fn no_key_stands_twice_in_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_normal_start_says_nothing_that_is_not_the_services() {
+async fn a_normal_start_logs_a_few_lines_all_of_the_service() {
     let nats = Nats::start();
     nats.with_identity_stream().await;
     let database = Postgres::shared().create_database().await;
@@ -159,10 +117,7 @@ async fn a_normal_start_says_nothing_that_is_not_the_services() {
         let settings = [settings, &["--log-format", "json"]].concat();
         let process = Process::start(folder.path(), &settings);
         if settings.contains(&"--nats-url") {
-            until("attached", || async {
-                is_serving_at(&process.url(), "latchkey.v1.UserEvents").await.then_some(())
-            })
-            .await;
+            process.client().await.attached().await;
         }
         let lines = lines(&process.stop().await);
         assert!(lines.iter().any(|line| line["message"] == "listening"), "{lines:?}");

@@ -1,92 +1,98 @@
-//! What Latchkey promises, a file a promise. The same tests run on SQLite and on PostgreSQL.
+//! What Latchkey promises: one file per promise. The same tests run on SQLite and on PostgreSQL.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-/// Alerts fire when they should, and the dashboard asks for what is there.
+/// Alerts fire when they should, and the dashboard shows metrics that exist.
 mod alerts;
-/// The chart: what Kubernetes takes, every setting within reach, nonsense refused, strangers kept out.
+/// The chart: Kubernetes accepts its objects, pods have no privileges, and only named peers may connect.
 mod chart;
+/// The values of the chart: every setting can be set, and wrong values are refused by name.
+mod chart_values;
 /// `latchkey token …` for people and for programs.
 mod command_line;
-/// Names stay unique and limits hold, however many ask at once.
+/// Names stay unique and limits hold, however many calls come at once.
 mod concurrency;
 /// The pages and the file that list the settings are those of the code.
 mod configuration;
-/// CreateToken: what it refuses, and in which words.
+/// CreateToken: what it refuses, and the reasons it gives.
 mod create_token;
 /// Cancelled calls, hangs, outages, and databases that cannot be used.
 mod database_faults;
-/// DeleteToken: for good, and only one's own.
+/// A message that can never be read is kept as a dead letter, and does not hold up those behind it.
+mod dead_letters;
+/// DeleteToken: a token is deleted for good, and only by its user.
 mod delete_token;
-/// Reflection and health, for tools that know nothing of the service.
+/// Reflection, health and the details of errors, for generic tools.
 mod discovery;
-/// Variables of the environment: mistyped ones are refused, switches are understood in every usual form.
+/// Environment variables: mistyped ones are refused, and switches are understood in every usual form.
 mod environment;
-/// UserDeleted by HTTP: 202 once it is committed, 400 for ever, 503 for now.
+/// UserDeleted over HTTP: 202 when it is committed, 400 if it can never be, 503 if it cannot be now.
 mod events_by_http;
-/// UserDeleted by NATS: in every form, attached when it can be, nothing lost.
+/// UserDeleted over NATS: every form of the message is handled, and none is lost.
 mod events_by_nats;
-/// UserDeleted under every fault: killed services, lost brokers, lost databases.
+/// UserDeleted while services, brokers and databases fail: nothing is lost, and nothing is done twice.
 mod events_under_faults;
-/// UserDeleted with headers that no client library can read: handled or a dead letter, never stuck.
+/// UserDeleted with headers that the client library cannot read: handled, or kept as a dead letter.
 mod events_with_damaged_headers;
 /// A standby is never read, and a failover that lost commits leaves nothing in memory.
 mod failover;
-/// The first start makes everything; the second finds it again.
+/// The first start creates everything, and the second uses it.
 mod first_start;
-/// What was acknowledged is committed, whatever the disk did before.
+/// What was acknowledged is committed, also on a full or broken disk.
 mod full_disk;
-/// `latchkey health`: 0 for a service that serves, 1 for any other.
+/// `latchkey health`: exit status 0 for a service that serves, 1 for any other.
 mod health_command;
-/// A token proven once is answered from memory: no database, no argon2.
+/// A cached token is validated in memory: no database, no argon2.
 mod hot_path;
-/// The image: clean, pinned, not root; its program is all that it needs.
+/// The image: clean, pinned, not root; its program needs nothing else.
 mod image;
-/// An INTERNAL answer has one line in the log, which says what failed and shows no secret.
+/// An INTERNAL error has one line in the log, which says what failed and contains no secret.
 mod internal_errors;
-/// `latchkey keys …`: a ring is rotated step by step, and no replica meets a tag whose key it lacks.
+/// `latchkey keys …`: a key ring is rotated step by step, and no replica meets a tag whose key it lacks.
 mod key_rotation;
-/// When tokens were last used is noted, and outlives a stop.
+/// The last use of a token is written in time, and at the stop.
 mod last_used;
-/// ListTokens: newest first, page by page, nobody else's.
+/// ListTokens: the user's own tokens, newest first, page by page.
 mod list_tokens;
-/// The log: nothing twice, nothing needless, and never in the way of the service.
+/// The log: no key twice, no noise, and never in the way of the service.
 mod log;
-/// Requests that cannot be read: answered with the caller's error, never as a failure of the service.
+/// Requests that cannot be read are the caller's error, never the service's.
 mod malformed_requests;
-/// Memory stays within what docs/operations.md states.
+/// Memory stays within the bound in docs/operations.md.
 mod memory;
-/// What happens is counted, by a closed list of labels.
+/// Calls, events and resources are counted, by a closed list of labels.
 mod metrics;
-/// Databases are brought up to date, by however many at once.
+/// Databases are migrated from every earlier state, also by many processes at once.
 mod migrations;
-/// The subscriber proves who it is, and to whom it talks.
+/// The subscriber and the broker authenticate each other.
 mod nats_security;
-/// What docs/operations.md tells an operator to do, done as it stands there.
+/// The instructions in docs/operations.md work as they stand there.
 mod operations;
-/// Too many, too slow, too large: refused at once, in words a program understands.
+/// Too many calls, too slow or too large ones, are refused with a status that programs understand.
 mod overload;
-/// Argon2 runs only where no key is at hand, and then once.
-mod proofs;
-/// No query reads a whole table.
+/// No query reads a whole table, and each call makes a known list of statements.
 mod query_plans;
-/// Alive is not ready: /livez, /readyz and their like in gRPC.
+/// Alive is not ready: /livez, /readyz and their equivalents in gRPC.
 mod readiness;
-/// The README says what is true.
+/// The README is true.
 mod readme;
-/// A revocation is seen by every replica, within a bound, or nothing is answered from memory.
+/// A revocation reaches every replica within a bound, or nothing is answered from memory.
 mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.
 mod secrecy;
 /// SIGTERM lets calls finish, within a bound.
 mod shutdown;
-/// Traces: from whoever called to the commit, and never at the cost of the service.
+/// Traces go from the caller to the commit, and never cost the service its availability.
 mod traces;
-/// With the database away the service says so, and recovers by itself.
+/// Without its database the service says so, and recovers with it.
 mod unhealthy_database;
-/// A deleted account's tokens never work again, and it gets no new ones.
+/// A consumer that would lose messages, or deliver others, is not used.
+mod unsuitable_consumers;
+/// The tokens of a deleted account never work again, and it gets no new ones.
 mod user_deleted;
-/// ValidateToken: whose token it is, or why it is not good.
+/// ValidateToken: whose token it is, or why it is not valid.
 mod validate_token;
+/// Argon2 runs once for a token whose key is missing, and never for others.
+mod verification;

@@ -1,31 +1,31 @@
 use std::sync::Arc;
 
-use latchkey::proto::latchkey::CreateTokenRequest;
 use tokio::sync::Semaphore;
 
 use crate::support::{latchkey::Process, soon};
 
-/// The defaults, which the tests otherwise replace by cheap ones.
+/// The defaults, which other tests replace by cheap values.
 const ARGON2: [&str; 4] = ["--argon2-memory-kib", "19456", "--argon2-iterations", "2"];
 const ARGON2_BYTES: u64 = 19_456 * 1024;
-/// For everything else that 32 calls at once need: connections, statements, threads.
+
+const CALLS: usize = 300;
+const CALLS_AT_ONCE: usize = 32;
+/// What so many calls at once need in addition: connections, statements, threads.
 const MARGIN: u64 = 12_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_creations_leaves_only_the_memory_of_argon2() {
+async fn many_creations_at_once_need_only_the_memory_of_argon2() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &ARGON2);
-    let client = crate::support::app::connect(&process.url()).await;
+    let client = process.client().await;
     let idle = process.memory("VmRSS");
-    let at_once = Arc::new(Semaphore::new(32));
-    let calls: Vec<_> = (0..300)
+    let at_once = Arc::new(Semaphore::new(CALLS_AT_ONCE));
+    let calls: Vec<_> = (0..CALLS)
         .map(|n| {
-            let (mut client, at_once) = (client.clone(), Arc::clone(&at_once));
+            let (client, at_once) = (client.clone(), Arc::clone(&at_once));
             tokio::spawn(async move {
                 let _permit = at_once.acquire().await.unwrap();
-                let user_id = format!("user {n}");
-                let request = CreateTokenRequest { user_id, name: "token".into(), ..Default::default() };
-                client.create_token(request).await.unwrap();
+                client.issue(&format!("user {n}"), "token").await;
             })
         })
         .collect();
@@ -37,7 +37,7 @@ async fn a_flood_of_creations_leaves_only_the_memory_of_argon2() {
     let allowed = idle + runs_at_once * ARGON2_BYTES + MARGIN;
     for field in ["VmRSS", "VmHWM"] {
         let used = process.memory(field);
-        assert!(used <= allowed, "{field} is {used}; idle it was {idle}; at most {allowed} are expected");
+        assert!(used <= allowed, "{field} is {used}; when idle it was {idle}; at most {allowed} is allowed");
     }
     process.stop().await;
 }

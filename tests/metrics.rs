@@ -1,55 +1,30 @@
 use std::{
-    collections::BTreeSet,
     io::Write as _,
     process::{Command, Stdio},
     sync::Arc,
 };
 
 use latchkey::proto::latchkey::invalid::Reason;
-use rstest::rstest;
+use rstest_reuse::apply;
 use tonic::Code;
 
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
-    forge::forge,
-    http,
+    bearer_token::forge,
+    metrics::{names, value},
     nats::{Nats, attached},
-    soon, tools, until,
+    on_both_databases, soon, tools, until,
 };
 
-/// What the service says at `/metrics`.
-pub async fn scrape(app: &App) -> String {
-    let (status, head, text) = http::send(app.server.http_addr(), "GET /metrics", &[], b"").await;
-    assert_eq!(status, 200, "{text}");
-    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
-    text
-}
-
-/// The value of a series, given as it is written.
-pub fn value(text: &str, series: &str) -> f64 {
-    find(text, series).unwrap_or_else(|| panic!("no {series}: {text}"))
-}
-
-fn find(text: &str, series: &str) -> Option<f64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-    Some(value.parse().unwrap())
-}
-
-/// The names of the metrics.
-pub fn names(text: &str) -> BTreeSet<String> {
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    types.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
-}
-
 #[tokio::test]
-async fn promtool_finds_nothing() {
+async fn promtool_accepts_the_metrics() {
     let nats = Nats::start();
     nats.with_identity_stream().await;
     let app = attached(Sqlite, &nats, &[]).await;
     app.issue("alice", "one").await;
-    let text = scrape(&app).await;
-    let promtool = tools::find("promtool", "install it: it is in Debian's package prometheus");
+    let text = app.metrics().await;
+    let promtool = tools::find("promtool", tools::INSTALL_PROMTOOL);
     let mut check = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -63,9 +38,9 @@ async fn promtool_finds_nothing() {
     assert_eq!(String::from_utf8_lossy(&[said.stdout, said.stderr].concat()), "");
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database) {
+async fn calls_and_their_outcomes_are_counted(database: Database) {
     let app = App::start(database).await;
     for zero in [
         "latchkey_validations_total{outcome=\"valid\"}",
@@ -74,7 +49,7 @@ async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database)
         "latchkey_events_dead_lettered_total",
         "latchkey_rpc_duration_seconds_count{code=\"OK\",method=\"CreateToken\"}",
     ] {
-        assert_eq!(value(&scrape(&app).await, zero), 0.0, "{zero}");
+        assert_eq!(app.metric(zero).await, 0.0, "{zero}");
     }
 
     let (id, secret) = app.issue("alice", "one").await;
@@ -91,7 +66,7 @@ async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database)
     app.delete_user("bob").await;
     assert_eq!(app.validate(&other).await, Err(Reason::UserDeleted));
 
-    let text = scrape(&app).await;
+    let text = app.metrics().await;
     for (series, expected) in [
         ("latchkey_validations_total{outcome=\"valid\"}", 3.0),
         ("latchkey_validations_total{outcome=\"malformed\"}", 1.0),
@@ -100,7 +75,7 @@ async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database)
         ("latchkey_validations_total{outcome=\"revoked\"}", 1.0),
         ("latchkey_validations_total{outcome=\"user_deleted\"}", 1.0),
         ("latchkey_validations_total{outcome=\"expired\"}", 0.0),
-        // The second and third validation, the wrong secret and the missing scope.
+        // The second and third validations, the wrong secret and the missing scope.
         ("latchkey_cache_hits_total", 4.0),
         ("latchkey_cache_misses_total", 3.0),
         ("latchkey_cache_entries", 0.0),
@@ -117,7 +92,7 @@ async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database)
     ] {
         assert_eq!(value(&text, series), expected, "{series}");
     }
-    assert_eq!(value(&text, "latchkey_argon2_runs_total"), app.server.registry().argon2_runs() as f64);
+    assert_eq!(value(&text, "latchkey_argon2_runs_total"), app.argon2_runs() as f64);
     let lag = value(&text, "latchkey_revocation_tail_lag_seconds");
     assert!((0.0..5.0).contains(&lag), "{lag}");
     let pool = if database == Sqlite { "writes" } else { "main" };
@@ -129,37 +104,35 @@ async fn what_happens_is_counted(#[values(Sqlite, Postgres)] database: Database)
 }
 
 #[tokio::test]
-async fn what_becomes_of_events_is_counted() {
+async fn events_and_their_outcomes_are_counted() {
     let nats = Nats::start();
     let identity = nats.with_identity_stream().await;
-    // One that waits for the lock; the broker is asked for the lag as soon as the service is attached.
+    // The first event waits for the lock. The service asks the broker for the lag as soon as it is attached.
     let before = App::start(Postgres).await;
     before.issue("alice", "one").await;
     let lock = before.lock_user("alice").await;
     identity.delete_user("alice").await;
     let settings = ["--nats-url", &nats.url(), "--nats-ack-wait", "1s"];
     let app = App::start_on(before.url.clone(), tempfile::tempdir().unwrap(), &settings).await;
-    let shows = async |series: &str, expected: f64| {
-        until(series, || async { (find(&scrape(&app).await, series) == Some(expected)).then_some(()) }).await;
-    };
-    shows("latchkey_subscriber_attached", 1.0).await;
-    shows("latchkey_consumer_lag_messages", 1.0).await;
+    app.metric_becomes("latchkey_subscriber_attached", 1.0).await;
+    app.metric_becomes("latchkey_consumer_lag_messages", 1.0).await;
     until("a redelivery", || async {
-        (value(&scrape(&app).await, "latchkey_events_redelivered_total") > 0.0).then_some(())
+        (app.metric("latchkey_events_redelivered_total").await > 0.0).then_some(())
     })
     .await;
     lock.release().await;
-    shows("latchkey_events_handled_total", 1.0).await;
+    app.metric_becomes("latchkey_events_handled_total", 1.0).await;
     identity.publish(&[], "no protobuf").await;
-    shows("latchkey_events_dead_lettered_total", 1.0).await;
+    app.metric_becomes("latchkey_events_dead_lettered_total", 1.0).await;
     drop(nats);
-    shows("latchkey_subscriber_attached", 0.0).await;
-    // What the broker said last is not true for ever.
-    assert!(!names(&scrape(&app).await).contains("latchkey_consumer_lag_messages"));
+    app.metric_becomes("latchkey_subscriber_attached", 0.0).await;
+    // A lag that cannot be known is not shown.
+    assert!(!names(&app.metrics().await).contains("latchkey_consumer_lag_messages"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_argon2_is_counted() {
+async fn calls_that_wait_for_argon2_are_counted() {
+    // A run takes so long that the others can be seen to wait.
     let heavy = ["--argon2-memory-kib", "131072", "--argon2-concurrency", "1"];
     let app = Arc::new(App::start_with(Sqlite, &heavy).await);
     let calls: Vec<_> = ["one", "two", "three"]
@@ -169,28 +142,28 @@ async fn who_waits_for_argon2_is_counted() {
             tokio::spawn(async move { app.create("alice", name).await })
         })
         .collect();
-    let waiting = async || value(&scrape(&app).await, "latchkey_argon2_waiting");
-    until("two that wait", || async { (waiting().await == 2.0).then_some(()) }).await;
+    let waiting = "latchkey_argon2_waiting";
+    // One of three calls runs argon2.
+    app.metric_becomes(waiting, 2.0).await;
     for call in calls {
         soon("a creation", call).await.unwrap().unwrap();
     }
-    assert_eq!(waiting().await, 0.0);
+    assert_eq!(app.metric(waiting).await, 0.0);
 }
 
 #[tokio::test]
-async fn no_label_holds_what_callers_choose() {
+async fn no_label_has_a_value_that_callers_choose() {
     let app = App::start(Sqlite).await;
     let (id, secret) = app.issue("user-of-the-test", "name-of-the-test").await;
     app.validate(&secret).await.unwrap();
     let _ = app.delete("user-of-the-test", "id-of-the-test").await;
-    let channel = crate::support::health::channel(&app).await;
-    let mut grpc = tonic::client::Grpc::new(channel);
+    let mut grpc = tonic::client::Grpc::new(app.channel.clone());
     grpc.ready().await.unwrap();
     let path = "/latchkey.v1.TokenService/MadeUpByTheTest".parse().unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let answer = grpc.unary(tonic::Request::new(()), path, codec).await;
     assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
-    let text = scrape(&app).await;
+    let text = app.metrics().await;
     assert_eq!(
         value(&text, "latchkey_rpc_duration_seconds_count{code=\"UNIMPLEMENTED\",method=\"_OTHER\"}"),
         1.0

@@ -2,14 +2,14 @@ use std::process::{Command, Stdio};
 
 use ::latchkey::proto::latchkey::invalid::Reason;
 use latchkey_migrations::{Migrator, MigratorTrait as _};
-use rstest::rstest;
-use sea_orm::ConnectionTrait as _;
+use rstest_reuse::apply;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tonic::Code;
 
 use crate::support::{
-    App,
-    Database::{self, Postgres, Sqlite},
-    latchkey, postgres,
+    App, Database,
+    latchkey::{self, FAILURE},
+    on_both_databases,
 };
 
 fn migrate(url: &str) -> Command {
@@ -18,15 +18,12 @@ fn migrate(url: &str) -> Command {
     command
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn many_that_migrate_at_once_do_no_harm(#[values(Sqlite, Postgres)] database: Database) {
-    let folder = tempfile::tempdir().unwrap();
-    let url = match database {
-        Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
-        Postgres => postgres::Postgres::shared().create_database().await,
-    };
-    let processes: Vec<_> = (0..6).map(|_| migrate(&url).spawn().unwrap()).collect();
+async fn many_processes_can_migrate_one_database_at_once(database: Database) {
+    let (url, folder) = database.create().await;
+    const PROCESSES: usize = 6;
+    let processes: Vec<_> = (0..PROCESSES).map(|_| migrate(&url).spawn().unwrap()).collect();
     for process in processes {
         let output = process.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -36,7 +33,16 @@ async fn many_that_migrate_at_once_do_no_harm(#[values(Sqlite, Postgres)] databa
     assert_eq!(app.count("seaql_migrations").await, 1);
 }
 
-/// Makes a token, uses it, ends it; and ends an account.
+/// Connects to a database, and creates its file if there is none.
+async fn connect(url: &str) -> DatabaseConnection {
+    let url = match Database::of(url) {
+        Database::Sqlite => format!("{url}?mode=rwc"),
+        Database::Postgres => url.to_owned(),
+    };
+    sea_orm::Database::connect(url).await.unwrap()
+}
+
+/// Creates, uses and deletes a token, and deletes an account.
 async fn everything_works(app: &App, user: &str) {
     let (id, one) = app.issue(user, "one").await;
     let (_, two) = app.issue(user, "two").await;
@@ -52,8 +58,8 @@ async fn everything_works(app: &App, user: &str) {
     assert_eq!(app.create(user, "three").await.unwrap_err().code(), Code::FailedPrecondition);
 }
 
-/// What the next step may do: see docs/decisions/0011.
-const LATER_STEP: [&str; 7] = [
+/// What a later migration may do: see docs/decisions/0011.
+const LATER_MIGRATION: [&str; 7] = [
     "ALTER TABLE users ADD COLUMN later text",
     "ALTER TABLE tokens ADD COLUMN later text",
     "ALTER TABLE tokens ADD COLUMN counted bigint NOT NULL DEFAULT 0",
@@ -63,15 +69,15 @@ const LATER_STEP: [&str; 7] = [
     "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m29990101_000001_later', 0)",
 ];
 
-/// Old replicas run beside new ones, and are restarted beside them.
-#[rstest]
+/// During an upgrade old replicas run, and are restarted, next to new ones.
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_database_that_is_ahead_is_served(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_database_with_later_migrations_is_served(database: Database) {
     let app = App::start(database).await;
     let kept = app.issue("alice", "one").await.1;
-    // With statements that the database knows already, from before the step.
+    // The database has prepared every statement before the migration.
     everything_works(&app, "bob").await;
-    for sql in LATER_STEP {
+    for sql in LATER_MIGRATION {
         app.sql(sql).await;
     }
     everything_works(&app, "carol").await;
@@ -84,19 +90,13 @@ async fn a_database_that_is_ahead_is_served(#[values(Sqlite, Postgres)] database
     assert_eq!(app.count("seaql_migrations").await, Migrator::migrations().len() as i64 + 1);
 }
 
-/// With one step so far, the only state before the newest is the empty database.
-#[rstest]
+/// There is one migration so far: the only earlier state is the empty database.
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn from_every_earlier_state_a_start_brings_it_up_to_date(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn a_start_migrates_from_every_earlier_state(database: Database) {
     for steps in 0..Migrator::migrations().len() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = match database {
-            Sqlite => format!("sqlite://{}?mode=rwc", folder.path().join("test.db").display()),
-            Postgres => postgres::Postgres::shared().create_database().await,
-        };
-        let connection = sea_orm::Database::connect(&url).await.unwrap();
+        let (url, folder) = database.create().await;
+        let connection = connect(&url).await;
         Migrator::up(&connection, Some(u32::try_from(steps).unwrap())).await.unwrap();
         connection.close().await.unwrap();
         let app = App::start_on(url, folder, &[]).await;
@@ -104,18 +104,14 @@ async fn from_every_earlier_state_a_start_brings_it_up_to_date(
     }
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_step_that_fails_changes_nothing(#[values(Sqlite, Postgres)] database: Database) {
-    let folder = tempfile::tempdir().unwrap();
-    let url = match database {
-        Sqlite => format!("sqlite://{}?mode=rwc", folder.path().join("test.db").display()),
-        Postgres => postgres::Postgres::shared().create_database().await,
-    };
-    let connection = sea_orm::Database::connect(&url).await.unwrap();
+async fn a_migration_that_fails_changes_nothing(database: Database) {
+    let (url, _folder) = database.create().await;
+    let connection = connect(&url).await;
     connection.execute_unprepared("CREATE TABLE token_events (id int)").await.unwrap();
     let output = migrate(&url).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(FAILURE));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("token_events"), "{said}");
     connection.execute_unprepared("DROP TABLE token_events").await.unwrap();

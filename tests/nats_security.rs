@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use crate::support::{
     App,
     Database::Sqlite,
-    health::is_serving,
+    app::FREE_PORTS,
+    health::USER_EVENTS,
     latchkey,
-    nats::{Nats, SUBJECT, wait_until_attached},
+    nats::{Nats, SUBJECT, protobuf},
 };
 
-/// Certificates of a new authority for the broker and for its client, as files `NAME.pem` and `NAME.key`.
+/// Writes certificates of a new authority for the broker and for its client, as `NAME.pem` and `NAME.key`.
 fn certificates(folder: &Path) {
     let mut authority = CertificateParams::new(vec![]).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,7 +32,7 @@ fn certificates(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_with_certificates_on_both_sides() {
+async fn both_sides_can_authenticate_with_tls_certificates() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -46,15 +47,14 @@ async fn tls_with_certificates_on_both_sides() {
     let settings = ["--nats-url", &url, "--nats-create-stream", "--nats-tls", "--nats-tls-ca", &ca];
     let identity = ["--nats-tls-cert", &client, "--nats-tls-key", &client_key];
     let app = App::start_with(Sqlite, &[&settings[..], &identity].concat()).await;
-    wait_until_attached(&app).await;
+    app.attached().await;
 
-    // Without a certificate of its own it is not let in.
-    let stranger = App::start_with(Sqlite, &settings).await;
+    let without_certificate = App::start_with(Sqlite, &settings).await;
     nats.says("TLS handshake error").await;
-    assert!(!is_serving(&stranger, "latchkey.v1.UserEvents").await);
+    assert!(!without_certificate.is_serving(USER_EVENTS).await);
 }
 
-/// A JWT as NATS has them, signed by `issuer`.
+/// A JWT of the NATS form, signed by `issuer`.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     let claims = json!({
         "jti": "test", "iat": 1, "name": "test", "iss": issuer.public_key(), "sub": subject.public_key(), "nats": nats,
@@ -66,7 +66,7 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_of_a_file() {
+async fn the_subscriber_can_authenticate_with_a_credentials_file() {
     let (operator, system) = (KeyPair::new_operator(), KeyPair::new_account());
     let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
     let limits = json!({
@@ -97,19 +97,18 @@ async fn credentials_of_a_file() {
     let settings = ["--nats-url", &url, "--nats-create-stream"];
     let with_credentials = [&settings[..], &["--nats-credentials", file.to_str().unwrap()]].concat();
     let app = App::start_with(Sqlite, &with_credentials).await;
-    wait_until_attached(&app).await;
+    app.attached().await;
 
-    let stranger = App::start_with(Sqlite, &settings).await;
+    let without_credentials = App::start_with(Sqlite, &settings).await;
     nats.says("authentication error").await;
-    assert!(!is_serving(&stranger, "latchkey.v1.UserEvents").await);
+    assert!(!without_credentials.is_serving(USER_EVENTS).await);
 }
 
 #[test]
-fn wrong_settings_stop_the_start_with_a_reason_and_without_a_password() {
+fn wrong_settings_stop_the_start_and_the_reason_contains_no_password() {
     let folder = tempfile::tempdir().unwrap();
     let start = |settings: &[&str]| {
-        let listeners = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
-        let said = latchkey::refuses(folder.path(), &[&listeners[..], settings].concat());
+        let said = latchkey::refuses(folder.path(), &[&FREE_PORTS[..], settings].concat());
         assert!(!said.contains("hunter2"), "{said}");
         said
     };
@@ -125,7 +124,7 @@ fn wrong_settings_stop_the_start_with_a_reason_and_without_a_password() {
     assert!(said.contains("--nats-stream") && said.contains("without white space"), "{said}");
 }
 
-/// What docs/events.md says that the credentials need.
+/// The subjects to which the subscriber publishes, as docs/events.md lists them.
 const PERMISSIONS: [&str; 9] = [
     "$JS.API.STREAM.INFO.IDENTITY",
     "$JS.API.STREAM.MSG.GET.IDENTITY",
@@ -138,7 +137,7 @@ const PERMISSIONS: [&str; 9] = [
     "latchkey.v1.dead_letter",
 ];
 
-/// A broker on which user `latchkey` may publish to `subjects` alone, and everybody else to everything.
+/// Starts a broker that lets the user `latchkey` publish only to `subjects`.
 fn with_permissions(subjects: &[&str]) -> Nats {
     let config = format!(
         "authorization {{ users: [{{ user: admin, password: admin }}, {{ user: latchkey, password: hunter2, \
@@ -148,7 +147,7 @@ fn with_permissions(subjects: &[&str]) -> Nats {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_permissions_in_the_docs_are_enough() {
+async fn the_permissions_in_the_documentation_are_sufficient() {
     let documented = include_str!("../docs/events.md");
     for subject in PERMISSIONS {
         assert!(documented.contains(&format!("`{subject}`")), "{subject}");
@@ -158,11 +157,11 @@ async fn the_permissions_in_the_docs_are_enough() {
     let identity = nats.with_identity_stream().await;
     let url = format!("nats://latchkey:hunter2@127.0.0.1:{}", nats.port());
     let app = App::start_with(Sqlite, &["--nats-url", &url, "--nats-ack-wait", "1s"]).await;
-    wait_until_attached(&app).await;
+    app.attached().await;
     for user in ["damaged", "good"] {
         app.issue(user, "one").await;
     }
-    nats.publish_raw(SUBJECT, b"NATS/1.0\r\nX-Name: \xe9\r\n\r\n", b"\x0a\x07damaged").await;
+    nats.publish_raw(SUBJECT, b"NATS/1.0\r\nX-Name: \xe9\r\n\r\n", &protobuf("damaged")).await;
     nats.publish_raw(SUBJECT, b"NATS/1.0\r\nX-Name: \xe9\r\n\r\n", b"\xff").await;
     identity.delete_user("good").await;
     identity.publish(&[], b"\xff".to_vec()).await;
@@ -171,7 +170,7 @@ async fn the_permissions_in_the_docs_are_enough() {
     assert_eq!(identity.dead_letters().await.len(), 2);
 }
 
-/// The service goes on, and the log names the subject that the broker refuses.
+/// The log names the subject that the broker refuses, and the service goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_permission_is_named_in_the_log() {
     let missing = "$JS.API.STREAM.MSG.GET.IDENTITY";

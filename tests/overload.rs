@@ -1,47 +1,48 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use h2::Reason;
 use prost::Message as _;
-use rstest::rstest;
+use rstest_reuse::apply;
 use tonic::Code;
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    details,
+    Database::{self, Sqlite},
+    client::create_request,
+    on_both_databases,
     raw_http2::RawHttp2,
-    soon, until,
+    soon,
+    status::{details, has_retry_delay},
+    until,
 };
 
+const INVALID_ARGUMENT: &str = "3";
 const DEADLINE_EXCEEDED: &str = "4";
 const RESOURCE_EXHAUSTED: &str = "8";
 
+const KIB: usize = 1024;
+
 fn create(user: &str, name: &str) -> Vec<u8> {
-    latchkey::proto::latchkey::CreateTokenRequest {
-        user_id: user.into(),
-        name: name.into(),
-        ..Default::default()
-    }
-    .encode_to_vec()
+    create_request(user, name).encode_to_vec()
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn a_callers_deadline_ends_the_call_and_leaves_nothing(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_call_ends_at_the_callers_deadline_and_changes_nothing(database: Database) {
     let app = App::start(database).await;
-    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    let http2 = RawHttp2::connect(app.grpc_addr).await;
     let lock = app.lock_user("alice").await;
     let answer = http2.call("CreateToken", &[("grpc-timeout", "200m")], &create("alice", "one")).await;
     assert_eq!(answer["grpc-status"], DEADLINE_EXCEEDED, "{answer:?}");
     lock.release().await;
-    // Served after whatever the call may have left waiting for the lock.
+    // If the call had left a transaction that waits for the lock, it would have come before this one.
     app.issue("alice", "two").await;
     assert_eq!(app.names("alice").await, ["two"]);
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn the_services_own_limit_ends_a_call(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_call_ends_at_the_services_own_limit(database: Database) {
     let app = App::start_with(database, &["--request-timeout", "200ms"]).await;
     let lock = app.lock_user("alice").await;
     let late = app.create("alice", "one").await.unwrap_err();
@@ -49,18 +50,16 @@ async fn the_services_own_limit_ends_a_call(#[values(Sqlite, Postgres)] database
     lock.release().await;
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_beyond_the_limit_are_told_at_once_to_come_back(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn calls_beyond_the_limit_are_refused_at_once(database: Database) {
     let app = Arc::new(App::start_with(database, &["--max-concurrent-requests", "1"]).await);
     let lock = app.lock_user("alice").await;
-    let under_way = tokio::spawn({
+    let in_flight = tokio::spawn({
         let app = Arc::clone(&app);
         async move {
             loop {
-                // The probe below may have taken the only place.
+                // The probe below may have had the only permit.
                 match app.create("alice", "one").await {
                     Err(status) if status.code() == Code::ResourceExhausted => {}
                     answer => return answer,
@@ -70,16 +69,16 @@ async fn calls_beyond_the_limit_are_told_at_once_to_come_back(
     });
     let refused = until("a refusal", || async { app.try_validate("x", &[]).await.err() }).await;
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(details(&refused).retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
-    assert!(crate::support::health::is_serving(&app, "").await, "overloaded is not unhealthy");
+    assert!(has_retry_delay(&refused), "{refused}");
+    assert!(app.is_serving("").await, "an overloaded service is healthy");
     lock.release().await;
-    soon("the call under way", under_way).await.unwrap().unwrap();
+    soon("the call in flight", in_flight).await.unwrap().unwrap();
     app.validate("x").await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hashes_beyond_the_queue_are_told_to_come_back() {
-    // One run of a second at a time, and nobody may wait: of two at once, one is refused.
+async fn hashes_beyond_the_queue_are_refused() {
+    // One run at a time, which takes about a second, and no queue: of two at once, one is refused.
     let heavy = ["--argon2-memory-kib", "262144", "--argon2-concurrency", "1", "--argon2-queue", "0"];
     let app = Arc::new(App::start_with(Sqlite, &heavy).await);
     let calls = ["one", "two"].map(|name| {
@@ -98,24 +97,24 @@ async fn hashes_beyond_the_queue_are_told_to_come_back() {
 #[tokio::test]
 async fn a_message_over_64_kib_is_refused() {
     let app = App::start(Sqlite).await;
-    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
-    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(64 * 1024))).await;
+    let http2 = RawHttp2::connect(app.grpc_addr).await;
+    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(64 * KIB))).await;
     assert_eq!(answer["grpc-status"], RESOURCE_EXHAUSTED, "{answer:?}");
-    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(63 * 1024))).await;
-    assert_eq!(answer["grpc-status"], "3", "{answer:?}");
+    let answer = http2.call("CreateToken", &[], &create("alice", &"n".repeat(63 * KIB))).await;
+    assert_eq!(answer["grpc-status"], INVALID_ARGUMENT, "{answer:?}");
 }
 
 #[tokio::test]
 async fn a_connection_has_a_bounded_number_of_streams() {
     let app = App::start_with(Sqlite, &["--max-streams", "7"]).await;
-    assert_eq!(RawHttp2::connect(app.server.grpc_addr()).await.max_streams, 7);
+    assert_eq!(RawHttp2::connect(app.grpc_addr).await.max_streams, 7);
 }
 
-/// CVE-2023-44487: streams opened and reset at once.
+/// CVE-2023-44487: streams are opened and reset at once.
 #[tokio::test]
 async fn a_flood_of_resets_ends_the_connection() {
     let app = App::start(Sqlite).await;
-    let http2 = RawHttp2::connect(app.server.grpc_addr()).await;
+    let http2 = RawHttp2::connect(app.grpc_addr).await;
     let flood = async {
         let mut send = http2.send.clone();
         loop {
@@ -128,7 +127,7 @@ async fn a_flood_of_resets_ends_the_connection() {
     let ended: Result<(), h2::Error> = soon("the end of the flood", flood).await;
     assert!(ended.is_err());
     let closed = soon("the end of the connection", http2.closed).await.unwrap().unwrap_err();
-    // Whoever is still sending may find the connection closed before it has read why.
+    // A client that is still sending may see the closed connection before it reads the reason.
     assert!(closed.reason() == Some(Reason::ENHANCE_YOUR_CALM) || closed.is_io(), "{closed}");
     app.issue("alice", "still serving").await;
 }

@@ -1,66 +1,58 @@
-//! No query reads a whole table: looked at where reading one would cost, with every statement that the service makes.
+//! Every query of the service is planned on tables so large that reading one whole would cost.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use latchkey::proto::latchkey::{CreateTokenRequest, invalid::Reason};
+use latchkey::proto::latchkey::invalid::Reason;
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
-use tracing::{
-    field::{Field, Visit},
-    span::{Attributes, Id, Record},
-};
-use tracing_subscriber::{
-    Layer,
-    layer::{Context, SubscriberExt as _},
-};
 
 use crate::support::{
     App,
-    postgres::{Options, Postgres},
+    Database::{self, Postgres, Sqlite},
+    database::SOME_TIME,
+    postgres::{self, Options},
+    statements::Statements,
     until,
 };
 
 /// The tables that grow.
 const TABLES: [&str; 3] = ["tokens", "users", "token_events"];
 
-/// So many users, each with so many tokens and events.
 const USERS: usize = 2_000;
 const TOKENS_OF_EACH: usize = 25;
 
-/// Fills the tables, and gives the statements to do so: one for each.
-fn fill(series: impl Fn(usize) -> String, random_id: &str, now: &str) -> [String; 3] {
-    let (users, tokens) = (series(USERS), series(TOKENS_OF_EACH));
+/// The service polls so often that its polls are among the queries.
+const POLL: &str = "10ms";
+const SEVERAL_POLLS: Duration = Duration::from_millis(50);
+
+/// The statements that fill the tables.
+fn fill(database: Database) -> [String; 3] {
+    let (users, tokens) = (database.series(USERS), database.series(TOKENS_OF_EACH));
+    let id = database.random_id();
     [
         format!("INSERT INTO users (user_id) SELECT 'user ' || u.n FROM {users} AS u"),
         format!(
             "INSERT INTO tokens (id, user_id, name, secret_hash, scopes, created_at) \
-             SELECT {random_id}, 'user ' || u.n, 'token ' || t.n, 'x', '', {now} \
+             SELECT {id}, 'user ' || u.n, 'token ' || t.n, 'x', '', {SOME_TIME} \
              FROM {users} AS u CROSS JOIN {tokens} AS t"
         ),
         format!(
             "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
-             SELECT {now}, 'token_revoked', {random_id}, 'user ' || u.n, 'a' \
+             SELECT {SOME_TIME}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
              FROM {users} AS u CROSS JOIN {tokens} AS t"
         ),
     ]
 }
 
-/// Does everything that the service can do, with the result of each checked.
-async fn everything(app: &App, before_retagging: impl AsyncFn(&str)) {
+/// Does everything that the service can do, and checks each result.
+async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
+    const PAGE: usize = 10;
     let (id, one) = app.issue("user 7", "one").await;
-    let request = CreateTokenRequest { user_id: "user 7".into(), name: "one".into(), ..Default::default() };
-    app.create_with(request).await.unwrap_err();
+    app.create("user 7", "one").await.unwrap_err();
     let (retagged, two) = app.issue("new user", "two").await;
-    let page = app.page("user 7", 10, "").await.unwrap();
-    assert_eq!(page.tokens.len(), 10);
-    assert_eq!(app.page("user 7", 10, &page.next_page_token).await.unwrap().tokens.len(), 10);
-    before_retagging(&retagged).await;
+    let page = app.page("user 7", PAGE as i32, "").await.unwrap();
+    assert_eq!(page.tokens.len(), PAGE);
+    assert_eq!(app.page("user 7", PAGE as i32, &page.next_page_token).await.unwrap().tokens.len(), PAGE);
+    remove_tag(&retagged).await;
     app.validate(&one).await.unwrap();
     app.validate(&two).await.unwrap();
     app.server.registry().flush_last_used().await.unwrap();
@@ -68,14 +60,13 @@ async fn everything(app: &App, before_retagging: impl AsyncFn(&str)) {
     app.delete("user 7", &id).await.unwrap_err();
     app.delete_user("new user").await;
     assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted));
-    // The other replica's poll has evicted both by now, or will; its statement is one of those looked at.
     app.refuses(&one, Reason::Revoked).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_no_query_reads_a_whole_table() {
-    // Every plan is logged, under the name of the program that asked.
-    let postgres = Postgres::start_with(&Options {
+    // Every plan is logged, under the name of the application that made the query.
+    let postgres = postgres::Postgres::start_with(&Options {
         settings: &[
             "session_preload_libraries=auto_explain",
             "auto_explain.log_min_duration=0",
@@ -84,23 +75,22 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         ..Default::default()
     });
     let url = postgres.create_database().await;
-    let app = App::start_on(url, tempfile::tempdir().unwrap(), &["--revocation-poll", "10ms"]).await;
-    for sql in fill(|to| format!("(SELECT generate_series(1, {to}) AS n)"), "gen_random_uuid()", "now()") {
+    let app = App::start_on(url, tempfile::tempdir().unwrap(), &["--revocation-poll", POLL]).await;
+    for sql in fill(Postgres) {
         app.sql(&sql).await;
     }
     app.sql("ANALYZE").await;
-    // Reading all of a table that is empty costs nothing, and is planned so.
+    // Plans from before this point may read a whole table: it was empty.
     let filled = postgres.log().len();
-    everything(&app, async |id| {
+    do_everything(&app, async |id| {
         app.sql(&format!("UPDATE tokens SET tag = NULL, tag_key_id = NULL WHERE id = '{id}'")).await;
     })
     .await;
-    // At the start of a service, too.
     let app = app.restart(&[]).await;
     app.names("user 7").await;
 
     let seen = |table: &str, verb: &str| {
-        entries(&postgres.log()[filled..])
+        plans(&postgres.log()[filled..])
             .iter()
             .any(|plan| plan.contains(verb) && plan.contains(&format!("\"{table}\"")))
     };
@@ -116,22 +106,22 @@ async fn on_postgres_no_query_reads_a_whole_table() {
     }
     let log = postgres.log().split_off(filled);
     for expected in
-        ["FROM tokens JOIN users", "xid = ANY", "pg_current_snapshot()", "VALUES ($1, $2)", "count(*) FILTER"]
+        ["JOIN users ON", "xid = ANY", "pg_current_snapshot()", "VALUES ($1, $2)", "count(*) FILTER"]
     {
-        assert!(entries(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
+        assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
     }
-    for plan in entries(&log) {
+    for plan in plans(&log) {
         for table in TABLES {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{plan}");
         }
     }
 }
 
-/// The entries of the log that are the service's, each with its plan.
-fn entries(log: &str) -> Vec<String> {
+/// The entries of the log that hold a plan of the service.
+fn plans(log: &str) -> Vec<String> {
     let mut entries: Vec<String> = Vec::new();
     for line in log.lines() {
-        // What follows the first line of an entry begins with a tab.
+        // Only the first line of an entry begins with the prefix.
         match entries.last_mut() {
             Some(entry) if !line.starts_with('[') => {
                 entry.push('\n');
@@ -144,34 +134,23 @@ fn entries(log: &str) -> Vec<String> {
     entries
 }
 
-/// On one thread, since the statements are taken from the spans of the test's own subscriber.
 #[tokio::test]
 async fn on_sqlite_no_query_reads_a_whole_table() {
-    let statements = Statements::default();
-    let subscriber = tracing_subscriber::registry().with(statements.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let app = App::start_with(crate::support::Database::Sqlite, &["--revocation-poll", "10ms"]).await;
-    let series = |to| {
-        format!(
-            "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {to}) SELECT n FROM s)"
-        )
-    };
-    let paused = async |sql: &str| {
-        statements.pause(true);
+    let (statements, _guard) = Statements::record();
+    let app = App::start_with(Sqlite, &["--revocation-poll", POLL]).await;
+    let fill = fill(Sqlite);
+    for sql in &fill {
         app.sql(sql).await;
-        statements.pause(false);
-    };
-    for sql in fill(series, "randomblob(16)", "'2026-01-01 00:00:00+00:00'") {
-        paused(&sql).await;
     }
-    paused("ANALYZE").await;
-    everything(&app, async |_| {
-        paused("UPDATE tokens SET tag = NULL, tag_key_id = NULL WHERE user_id = 'new user'").await
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    app.sql("ANALYZE").await;
+    let remove_tag = "UPDATE tokens SET tag = NULL, tag_key_id = NULL WHERE user_id = 'new user'";
+    do_everything(&app, async |_| app.sql(remove_tag).await).await;
+    tokio::time::sleep(SEVERAL_POLLS).await;
 
-    let made = statements.taken();
+    let mut made: BTreeSet<String> = statements.take().into_iter().collect();
+    let schema = ["BEGIN", "COMMIT", "ROLLBACK", "CREATE", "PRAGMA", "ANALYZE", "DROP", "ALTER"];
+    made.retain(|sql| !schema.iter().any(|word| sql.starts_with(word)));
+    made.retain(|sql| sql != remove_tag && !fill.contains(sql));
     for expected in [
         "INSERT INTO \"tokens\"",
         "INSERT INTO \"users\"",
@@ -185,7 +164,7 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         "WHERE id > $1 AND id <= $2",
         "ORDER BY \"tokens\".\"id\" DESC",
     ] {
-        assert!(made.iter().any(|sql| sql.contains(expected)), "{expected} was not asked: {made:#?}");
+        assert!(made.iter().any(|sql| sql.contains(expected)), "{expected} was not queried: {made:#?}");
     }
     let database = app.database().await;
     for sql in made {
@@ -199,47 +178,65 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
             let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
             table.is_some_and(|table| TABLES.contains(&table))
         };
-        // SQLite jumps over the search for rows that refer to a new key, unless a row refers to a missing one already.
+        // The plan of an insert has a scan for rows that refer to the new key. SQLite skips it (FkIfZero) unless a row
+        // refers to a missing key.
         let skipped = explain("EXPLAIN", "opcode").await.iter().filter(|it| *it == "FkIfZero").count();
         assert!(plan.iter().filter(scanned).count() <= skipped, "{sql}: {plan:#?}");
     }
 }
 
-/// The statements in the spans that sea-orm makes.
-#[derive(Clone, Default)]
-struct Statements {
-    paused: Arc<AtomicBool>,
-    taken: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl Statements {
-    fn pause(&self, paused: bool) {
-        self.paused.store(paused, Ordering::Relaxed);
-    }
-
-    fn taken(&self) -> BTreeSet<String> {
-        let schema = ["BEGIN", "COMMIT", "ROLLBACK", "CREATE", "PRAGMA", "ANALYZE", "DROP", "ALTER"];
-        let taken = self.taken.lock().unwrap().clone();
-        taken.into_iter().filter(|sql| !schema.iter().any(|word| sql.starts_with(word))).collect()
-    }
-}
-
-impl Visit for &Statements {
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "db.statement" && !self.paused.load(Ordering::Relaxed) {
-            self.taken.lock().unwrap().insert(value.to_owned());
+/// A verb and the tables that a statement names. Polls, which run at any time, are left out.
+fn summary(sql: &str) -> Option<String> {
+    let words: Vec<&str> =
+        sql.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
+    let mut tables: Vec<&str> = Vec::new();
+    for word in &words {
+        if TABLES.contains(word) && !tables.contains(word) {
+            tables.push(word);
         }
     }
+    let verb = words[0];
+    let is_poll =
+        verb == "PRAGMA" || verb == "SELECT" && !tables.iter().any(|it| ["tokens", "users"].contains(it));
+    (!is_poll).then(|| [&[verb], &tables[..]].concat().join(" "))
 }
 
-impl<S: tracing::Subscriber> Layer<S> for Statements {
-    fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
-        attributes.record(&mut &*self);
-    }
-
-    fn on_record(&self, _: &Id, values: &Record<'_>, _: Context<'_, S>) {
-        values.record(&mut &*self);
-    }
+/// A statement more or less in any call fails this test: each has a cost, and each in a transaction holds its lock
+/// longer. Say here why it is worth that.
+#[tokio::test]
+async fn each_call_makes_these_statements_and_no_others() {
+    let (statements, _guard) = Statements::record();
+    let app = App::start_with(Sqlite, &["--last-used-interval", "1h"]).await;
+    let made = || statements.take().iter().filter_map(|sql| summary(sql)).collect::<Vec<_>>();
+    made();
+    let (id, bearer) = app.issue("alice", "one").await;
+    let creation = [
+        // What would be refused is refused before argon2 runs.
+        "SELECT users tokens",
+        "BEGIN",
+        // Inserts the account's row, or locks it.
+        "INSERT users",
+        // Again, under the lock.
+        "SELECT users tokens",
+        "INSERT tokens",
+        "INSERT token_events",
+        "COMMIT",
+    ];
+    assert_eq!(made(), creation);
+    app.create("alice", "one").await.unwrap_err();
+    assert_eq!(made(), creation[..1]);
+    app.list("alice").await;
+    assert_eq!(made(), ["SELECT tokens users"]);
+    app.validate(&bearer).await.unwrap();
+    assert_eq!(made(), ["SELECT tokens users"]);
+    app.validate(&bearer).await.unwrap();
+    assert!(made().is_empty(), "it is answered from memory");
+    app.delete("alice", &id).await.unwrap();
+    assert_eq!(made(), ["BEGIN", "UPDATE tokens users", "INSERT token_events", "COMMIT"]);
+    app.delete("alice", &id).await.unwrap_err();
+    assert_eq!(made(), ["BEGIN", "UPDATE tokens users"]);
+    app.delete_user("alice").await;
+    assert_eq!(made(), ["BEGIN", "INSERT users", "UPDATE users", "INSERT token_events", "COMMIT"]);
+    app.delete_user("alice").await;
+    assert_eq!(made(), ["BEGIN", "INSERT users"], "the account is deleted already");
 }

@@ -3,59 +3,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rstest::rstest;
+use latchkey::grpc::{LIVENESS, TOKEN_SERVICE};
+use rstest_reuse::apply;
 
-use crate::{
-    metrics::{scrape, value},
-    support::{
-        App,
-        Database::{self, Postgres, Sqlite},
-        health::is_serving,
-        http, postgres, soon, until,
-    },
+use crate::support::{
+    App,
+    Database::{self, Postgres},
+    on_both_databases, postgres, soon, until,
 };
 
-async fn ask(app: &App, path: &str) -> (u16, String) {
-    let (status, _, body) = http::send(app.server.http_addr(), path, &[], b"").await;
-    (status, body)
-}
-
-async fn becomes(app: &App, status: u16) -> String {
+/// Waits until `/readyz` has this status, and returns its body.
+async fn becomes(app: &App, expected: u16) -> String {
     until("the readiness", || async {
-        let (now, body) = ask(app, "GET /readyz").await;
-        (now == status).then_some(body)
+        let (status, body) = app.get("/readyz").await;
+        (status == expected).then_some(body)
     })
     .await
 }
 
-/// Whatever becomes of the database, it is alive: by HTTP and by gRPC.
+/// Checks that the service is alive, over HTTP and over gRPC.
 async fn is_alive(app: &App) {
-    assert_eq!(ask(app, "GET /livez").await.0, 200);
-    assert!(is_serving(app, latchkey::grpc::LIVENESS).await);
+    assert_eq!(app.get("/livez").await.0, 200);
+    assert!(app.is_serving(LIVENESS).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_database_away_it_is_alive_and_not_ready() {
+async fn without_its_database_the_service_is_alive_and_not_ready() {
     let mut postgres = postgres::Postgres::start();
     let url = postgres.create_database().await;
     let settings = ["--database-timeout", "500ms"];
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
-    assert_eq!(ask(&app, "GET /readyz").await, (200, "ready\n".to_owned()));
+    assert_eq!(app.get("/readyz").await, (200, "ready\n".to_owned()));
     postgres.stop();
     let reason = becomes(&app, 503).await;
     assert!(reason.contains("the database"), "{reason}");
     is_alive(&app).await;
     until("a lag of the revocations", || async {
-        (value(&scrape(&app).await, "latchkey_revocation_tail_lag_seconds") > 1.0).then_some(())
+        (app.metric("latchkey_revocation_tail_lag_seconds").await > 1.0).then_some(())
     })
     .await;
     postgres.resume();
     becomes(&app, 200).await;
 }
 
-/// All connections wait for a lock; the database is well, and memory answers.
+/// All connections wait for a lock, but the database works and cached tokens validate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_its_connections_in_use_it_is_ready() {
+async fn with_all_connections_in_use_the_service_is_ready() {
     let app = Arc::new(App::start_with(Postgres, &["--database-connections", "2"]).await);
     let (_, secret) = app.issue("alice", "one").await;
     app.validate(&secret).await.unwrap();
@@ -68,12 +61,11 @@ async fn with_its_connections_in_use_it_is_ready() {
         })
         .collect();
     let used = "latchkey_database_connections{pool=\"main\",state=\"used\"}";
-    until("no connection to spare", || async { (value(&scrape(&app).await, used) == 2.0).then_some(()) })
-        .await;
-    // For longer than a sign of life may take.
+    app.metric_becomes(used, 2.0).await;
+    // Longer than a ping of the database may take.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
-        assert_eq!(ask(&app, "GET /readyz").await.0, 200);
+        assert!(app.is_ready().await);
         app.validate(&secret).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -83,16 +75,14 @@ async fn with_its_connections_in_use_it_is_ready() {
     }
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn behind_with_its_migrations_it_is_alive_and_not_ready(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn with_an_outdated_schema_the_service_is_alive_and_not_ready(database: Database) {
     let app = App::start(database).await;
     app.sql("ALTER TABLE seaql_migrations RENAME TO elsewhere").await;
     let reason = becomes(&app, 503).await;
     assert!(reason.contains("lacks migrations: run `latchkey migrate`"), "{reason}");
-    assert!(!is_serving(&app, "latchkey.v1.TokenService").await);
+    assert!(!app.is_serving(TOKEN_SERVICE).await);
     is_alive(&app).await;
     app.sql("ALTER TABLE elsewhere RENAME TO seaql_migrations").await;
     becomes(&app, 200).await;

@@ -4,22 +4,23 @@ use std::{
 };
 
 use latchkey::proto::latchkey::invalid::Reason;
-use rstest::rstest;
+use rstest_reuse::apply;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Code;
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    http, postgres,
+    Database::{self, Postgres},
+    database::SOME_TIME,
+    on_both_databases, postgres,
     proxy::Proxy,
     soon, until,
 };
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn what_one_replica_revokes_all_refuse(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_token_that_one_replica_revokes_is_refused_by_all(database: Database) {
     let app = App::start(database).await;
     let replica = app.replica().await;
     let (id, one) = app.issue("alice", "one").await;
@@ -30,15 +31,15 @@ async fn what_one_replica_revokes_all_refuse(#[values(Sqlite, Postgres)] databas
         replica.validate(secret).await.unwrap();
     }
     app.delete("alice", &id).await.unwrap();
-    assert_eq!(app.validate(&one).await, Err(Reason::Revoked), "at once where it was asked for");
+    assert_eq!(app.validate(&one).await, Err(Reason::Revoked), "at once at the replica that revoked it");
     replica.refuses(&one, Reason::Revoked).await;
     app.delete_user("bob").await;
-    assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted), "at once where it was asked for");
+    assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted), "at once at the replica that revoked it");
     replica.refuses(&two, Reason::UserDeleted).await;
     replica.validate(&three).await.unwrap();
 }
 
-/// A transaction of the test's own that revokes a token, not yet committed.
+/// Begins a transaction that revokes a token, and leaves it open.
 async fn revoking(app: &App, id: &str) -> DatabaseConnection {
     let open = app.database().await;
     for sql in [
@@ -54,14 +55,14 @@ async fn revoking(app: &App, id: &str) -> DatabaseConnection {
     open
 }
 
-/// On SQLite there is one writer: no transaction can be open around another.
+/// SQLite has one writer at a time, so there transactions cannot overlap.
 #[tokio::test]
-async fn a_revocation_that_becomes_visible_late_is_not_missed() {
+async fn a_revocation_that_commits_late_is_not_missed() {
     let app = App::start(Postgres).await;
     let (early_id, early) = app.issue("alice", "early").await;
     app.validate(&early).await.unwrap();
     let open = revoking(&app, &early_id).await;
-    // With greater ids, and visible first; seen by three looks into the log, one after the other.
+    // These events have greater ids and are visible first. Each is read by another poll.
     for name in ["late", "later", "latest"] {
         let (id, late) = app.issue("alice", name).await;
         app.validate(&late).await.unwrap();
@@ -73,9 +74,9 @@ async fn a_revocation_that_becomes_visible_late_is_not_missed() {
     app.refuses(&early, Reason::Revoked).await;
 }
 
-/// A service that reads its log for the first time while an older transaction is open.
+/// The service starts, and reads the log for the first time, while the transaction is open.
 #[tokio::test]
-async fn nor_is_one_from_before_the_start() {
+async fn a_revocation_that_began_before_the_start_is_not_missed() {
     let app = App::start(Postgres).await;
     let (early_id, early) = app.issue("alice", "early").await;
     let open = revoking(&app, &early_id).await;
@@ -87,40 +88,29 @@ async fn nor_is_one_from_before_the_start() {
     app.refuses(&early, Reason::Revoked).await;
 }
 
-/// More at once than one read of the log takes: the service forgets everything, and goes on.
-#[rstest]
+/// When there are more events than one poll reads, the service evicts everything and continues behind them.
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_million_revocations_at_once_are_caught_up_with(#[values(Sqlite, Postgres)] database: Database) {
+async fn a_million_revocations_at_once_take_effect_in_time(database: Database) {
     const REVOCATIONS: usize = 1_000_000;
     let app = App::start(database).await;
     let (id, doomed) = app.issue("alice", "doomed").await;
     let (_, kept) = app.issue("alice", "kept").await;
     app.validate(&doomed).await.unwrap();
     app.validate(&kept).await.unwrap();
-    let (series, random_id, now, id) = match database {
-        Sqlite => (
-            format!(
-                "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {REVOCATIONS}) SELECT n FROM s)"
-            ),
-            "randomblob(16)",
-            "'2026-01-01 00:00:00+00:00'",
-            format!("x'{}'", id.replace('-', "")),
-        ),
-        Postgres => {
-            (format!("generate_series(1, {REVOCATIONS})"), "gen_random_uuid()", "now()", format!("'{id}'"))
-        }
-    };
+    let id = database.id(&id);
     let insert = |ids: &str, from: &str| {
         format!(
-            "INSERT INTO token_events (at, kind, token_id, user_id, actor) SELECT {now}, 'token_revoked', {ids}, 'a', 'a' FROM {from}"
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
+             SELECT {SOME_TIME}, 'token_revoked', {ids}, 'a', 'a' FROM {from}"
         )
     };
     let open = app.database().await;
     for sql in [
         "BEGIN".to_owned(),
-        format!("UPDATE tokens SET revoked_at = {now}, revoke_reason = 'deleted' WHERE id = {id}"),
+        format!("UPDATE tokens SET revoked_at = {SOME_TIME}, revoke_reason = 'deleted' WHERE id = {id}"),
         insert(&id, "(SELECT 1) AS one"),
-        insert(random_id, &format!("{series} AS s")),
+        insert(database.random_id(), &format!("{} AS s", database.series(REVOCATIONS))),
         "COMMIT".to_owned(),
     ] {
         open.execute_unprepared(&sql).await.unwrap();
@@ -129,21 +119,19 @@ async fn a_million_revocations_at_once_are_caught_up_with(#[values(Sqlite, Postg
     app.refuses(&doomed, Reason::Revoked).await;
     assert!(committed.elapsed() < Duration::from_secs(2), "{:?}", committed.elapsed());
     app.validate(&kept).await.unwrap();
-    // Memory is trusted again, and the service was ready all the time.
+    // Cached tokens are trusted again, and the service stays ready.
     app.sql("UPDATE tokens SET name = 'changed' WHERE name = 'kept'").await;
     for _ in 0..20 {
         assert_eq!(app.validate(&kept).await.unwrap().name, "kept", "from memory");
-        let (status, _, body) = http::send(app.server.http_addr(), "GET /readyz", &[], b"").await;
+        let (status, body) = app.get("/readyz").await;
         assert_eq!(status, 200, "{body}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test]
-async fn without_sight_of_them_memory_is_trusted_for_a_bounded_time(
-    #[values(Sqlite, Postgres)] database: Database,
-) {
+async fn while_the_log_is_unreadable_cached_tokens_are_trusted_for_a_bounded_time(database: Database) {
     let app = App::start_with(database, &["--max-staleness", "1s"]).await;
     let (_, secret) = app.issue("alice", "one").await;
     app.validate(&secret).await.unwrap();
@@ -151,7 +139,7 @@ async fn without_sight_of_them_memory_is_trusted_for_a_bounded_time(
     assert_eq!(app.validate(&secret).await.unwrap().name, "one", "from memory");
     app.sql("ALTER TABLE token_events RENAME TO elsewhere").await;
     let hidden = Instant::now();
-    until("an answer of the database's", || async {
+    until("an answer from the database", || async {
         (app.validate(&secret).await.unwrap().name == "changed").then_some(())
     })
     .await;
@@ -160,9 +148,9 @@ async fn without_sight_of_them_memory_is_trusted_for_a_bounded_time(
 
 const STALE_SOON: [&str; 4] = ["--max-staleness", "1s", "--database-timeout", "500ms"];
 
-/// Callers who validate one token all the time, and what they are told.
+/// Callers that validate one token all the time, and the answers they get.
 struct Load {
-    answers: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::Receiver<Answer>,
     _callers: JoinSet<()>,
 }
 
@@ -173,25 +161,28 @@ struct Answer {
 }
 
 const CALLERS: usize = 16;
+const BETWEEN_CALLS: Duration = Duration::from_millis(10);
+/// The answers of all callers in half a minute.
+const QUEUED_ANSWERS: usize = 3_000 * CALLERS;
 
 impl Load {
     fn start(app: &Arc<App>, secret: &str) -> Self {
-        let (tell, answers) = mpsc::unbounded_channel();
+        let (sender, answers) = mpsc::channel(QUEUED_ANSWERS);
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS {
-            let (app, secret, tell) = (Arc::clone(app), secret.to_owned(), tell.clone());
+            let (app, secret, sender) = (Arc::clone(app), secret.to_owned(), sender.clone());
             callers.spawn(async move {
                 loop {
                     let asked = Instant::now();
                     let answer = app.try_validate(&secret, &[]).await;
-                    // Never an answer that would be a guess: it is valid.
+                    // The token is valid: any other answer would be a guess.
                     let outcome =
                         answer.map(|verdict| drop(verdict.unwrap())).map_err(|status| status.code());
-                    if tell.send(Answer { caller, asked, outcome }).is_err() {
+                    if sender.send(Answer { caller, asked, outcome }).await.is_err() {
                         return;
                     }
-                    // Else the callers would take the processor that the service needs.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    // Leaves the service time on the processor.
+                    tokio::time::sleep(BETWEEN_CALLS).await;
                 }
             });
         }
@@ -202,19 +193,19 @@ impl Load {
         soon("an answer", self.answers.recv()).await.unwrap()
     }
 
-    /// Valid, then UNAVAILABLE once memory is too old, and never anything else.
+    /// Checks that every caller gets UNAVAILABLE in time, and nothing but "valid" until then.
     async fn becomes_unavailable(&mut self) {
         let cut = Instant::now();
-        let mut told = [false; CALLERS];
-        while told.contains(&false) {
+        let mut refused = [false; CALLERS];
+        while refused.contains(&false) {
             let answer = self.next().await;
             assert!(matches!(answer.outcome, Ok(()) | Err(Code::Unavailable)), "{:?}", answer.outcome);
-            told[answer.caller] |= answer.outcome.is_err();
+            refused[answer.caller] |= answer.outcome.is_err();
         }
         assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
     }
 
-    /// Whoever asks a second after the database is back is answered again.
+    /// Checks that every call that begins a second after the database is back succeeds.
     async fn resumes(&mut self) {
         let back = Instant::now();
         let mut answered = [false; CALLERS];
@@ -228,7 +219,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_database_stopped_nothing_is_guessed_and_service_resumes() {
+async fn without_its_database_the_service_guesses_nothing_and_resumes_with_it() {
     let mut postgres = postgres::Postgres::start();
     let url = postgres.create_database().await;
     let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await);
@@ -242,12 +233,8 @@ async fn with_the_database_stopped_nothing_is_guessed_and_service_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_way_to_the_database_that_hangs_nothing_is_guessed_and_service_resumes() {
-    let url = postgres::Postgres::shared().create_database().await;
-    let (_, rest) = url.split_once("127.0.0.1:").unwrap();
-    let (port, name) = rest.split_once('/').unwrap();
-    let proxy = Proxy::to(port.parse().unwrap()).await;
-    let url = format!("postgres://postgres@{}/{name}", proxy.addr);
+async fn with_a_hanging_connection_the_service_guesses_nothing_and_resumes_with_it() {
+    let (proxy, url) = Proxy::to_new_database().await;
     let app = Arc::new(App::start_on(url, tempfile::tempdir().unwrap(), &STALE_SOON).await);
     let (_, secret) = app.issue("alice", "one").await;
     let mut load = Load::start(&app, &secret);
@@ -255,16 +242,16 @@ async fn with_a_way_to_the_database_that_hangs_nothing_is_guessed_and_service_re
     proxy.swallow_requests();
     load.becomes_unavailable().await;
     proxy.pass_requests();
-    // Memory is trusted again: there is nothing else to answer from.
+    // Cached tokens are trusted again: without the table nothing else can answer.
     app.sql("ALTER TABLE tokens RENAME TO elsewhere").await;
     load.resumes().await;
     app.sql("ALTER TABLE elsewhere RENAME TO tokens").await;
-    // The connections that hung have left their pools.
+    // The pools have closed the connections that hung.
     app.issue("alice", "two").await;
 }
 
 #[tokio::test]
-async fn a_log_that_is_shorter_than_it_was_empties_the_memory() {
+async fn a_log_that_became_shorter_evicts_everything() {
     let app = App::start(Postgres).await;
     let (_, secret) = app.issue("alice", "one").await;
     let (id, seen) = app.issue("alice", "two").await;
@@ -275,7 +262,7 @@ async fn a_log_that_is_shorter_than_it_was_empties_the_memory() {
     app.sql("UPDATE tokens SET name = 'restored' WHERE name = 'one'").await;
     assert_eq!(app.validate(&secret).await.unwrap().name, "one", "from memory");
     app.sql("TRUNCATE token_events").await;
-    until("an answer of the database's", || async {
+    until("an answer from the database", || async {
         (app.validate(&secret).await.unwrap().name == "restored").then_some(())
     })
     .await;

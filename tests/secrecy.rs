@@ -1,24 +1,30 @@
 use std::path::Path;
 
+use ::latchkey::proto::latchkey::CreateTokenRequest;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use latchkey::proto::latchkey::CreateTokenRequest;
-use rstest::rstest;
+use rstest_reuse::apply;
 use sea_orm::ConnectionTrait as _;
 
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
-    forge::forge,
-    latchkey::Process,
+    bearer_token::{forge, secret_bits_of, secret_of, with_a_typo},
+    client::create_request,
+    database::sqlite_file,
+    latchkey::{self, FAILURE, Process},
     nats::Nats,
+    on_both_databases,
     otlp::Collector,
+    tools,
 };
 
 const PASSWORD: &str = "correct-horse-battery";
 const NATS_PASSWORD: &str = "staple-of-nats";
 const COLLECTOR_KEY: &str = "key-of-the-collector";
+const FIRST_KEY: [u8; 32] = [0xa7; 32];
+const SECOND_KEY: [u8; 32] = [0x5c; 32];
 
-/// Every form in which bytes may come to be printed.
+/// Every form in which bytes could be printed.
 fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let decimal = format!("{bytes:?}");
@@ -38,7 +44,8 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-/// Calls everything with good and bad input, and gives the secrets of the tokens that were issued.
+/// Makes every call with good and bad input. Returns the bearer tokens that were presented, and the output with metrics
+/// and spans.
 async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>, String) {
     let nats = Nats::start_with(
         tempfile::tempdir().unwrap(),
@@ -48,97 +55,63 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     let common =
         ["--database-url", app_url, "--log", "trace", "--nats-url", &nats_url, "--nats-create-stream"];
     let collector = Collector::start().await;
-    let [endpoint, delay] = collector.variables();
     let headers = format!("authorization=Bearer {COLLECTOR_KEY}");
-    let variables =
-        [(endpoint.0, endpoint.1.as_str()), (delay.0, &delay.1), ("OTEL_EXPORTER_OTLP_HEADERS", &headers)];
+    let variables = [&collector.variables()[..], &[("OTEL_EXPORTER_OTLP_HEADERS", &headers)]].concat();
     let process = Process::start_with(folder, &[&common, settings].concat(), &variables);
-    let mut client = crate::support::app::connect(&process.url()).await;
+    let client = process.client().await;
     let mut secrets = Vec::new();
     for (user, name) in
         [("alice", "one"), ("alice", "two"), ("alice", "one"), ("", "x"), ("bob", "b\u{202e}b")]
     {
-        let request = CreateTokenRequest {
-            user_id: user.into(),
-            name: name.into(),
-            scopes: vec!["a".into()],
-            expire_time: None,
-        };
-        secrets.extend(client.create_token(request).await.ok().map(|answer| answer.into_inner().secret));
+        let request = CreateTokenRequest { scopes: vec!["a".into()], ..create_request(user, name) };
+        secrets.extend(client.create_with(request).await.ok().map(|answer| answer.secret));
     }
-    let mut wrong = secrets[0].clone();
-    wrong.replace_range(40..41, "_");
-    let tried =
-        [secrets[0].clone(), secrets[1].clone(), wrong, forge(&secrets[0], &secrets[1]), String::new()];
-    for secret in &tried {
+    let [one, two] = [&secrets[0], &secrets[1]];
+    let presented = vec![one.clone(), two.clone(), with_a_typo(one), forge(one, two)];
+    for bearer in presented.iter().map(String::as_str).chain([""]) {
         for scope in ["a", "b", "Bad"] {
-            let required_scopes = vec![scope.to_owned()];
-            let request = latchkey::proto::latchkey::ValidateTokenRequest {
-                secret: secret.clone().into(),
-                required_scopes,
-            };
-            let _ = client.validate_token(request).await;
+            let _ = client.try_validate(bearer, &[scope]).await;
         }
     }
-    let list = |page_size| latchkey::proto::latchkey::ListTokensRequest {
-        user_id: "alice".into(),
-        page_size,
-        page_token: String::new(),
-    };
-    let page = client.list_tokens(list(0)).await.unwrap().into_inner();
-    let _ = client.list_tokens(list(-1)).await;
-    for id in [&page.tokens[0].id, &page.tokens[0].id, "x"] {
-        let request = latchkey::proto::latchkey::DeleteTokenRequest {
-            user_id: "alice".into(),
-            token_id: id.to_owned(),
-        };
-        let _ = client.delete_token(request).await;
+    let page = client.list("alice").await;
+    let _ = client.page("alice", -1, "").await;
+    for id in [&page[0].id, &page[0].id, "x"] {
+        let _ = client.delete("alice", id).await;
     }
-    let event = br#"{"specversion": "1.0", "id": "e-1", "source": "/identity", "type": "identity.v1.UserDeleted", "data": {"userId": "bob"}}"#;
-    let headers = [("content-type", "application/cloudevents+json")];
-    for body in [&event[..], &event[1..]] {
-        let _ = crate::support::http::send(process.http_addr, "POST /events", &headers, body).await;
-    }
-    let health = tonic_health::pb::HealthCheckRequest { service: "latchkey.v1.UserEvents".into() };
-    let channel = tonic::transport::Channel::from_shared(process.url()).unwrap().connect().await.unwrap();
-    let mut watch =
-        tonic_health::pb::health_client::HealthClient::new(channel).watch(health).await.unwrap().into_inner();
-    while watch.message().await.unwrap().unwrap().status()
-        != tonic_health::pb::health_check_response::ServingStatus::Serving
-    {}
-    let (_, _, metrics) = crate::support::http::send(process.http_addr, "GET /metrics", &[], b"").await;
+    client.delete_user("bob").await;
+    let unreadable = client.post_event(&[("content-type", "application/cloudevents+json")], b"bob").await;
+    assert_eq!(unreadable.0, 400);
+    client.attached().await;
+    let metrics = client.metrics().await;
     assert!(metrics.contains("latchkey_validations_total"), "{metrics}");
-    // What is refused may be quoted in an error: the secret must not be.
     let mut output = process.stop().await;
     output.push_str(&metrics);
     let spans = collector.received();
     assert!(!spans.is_empty());
     output.push_str(&format!("{spans:?}"));
-    let refused: Vec<String> = tried.into_iter().filter(|secret| !secret.is_empty()).collect();
-    (refused, output)
+    (presented, output)
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
-    #[values(Sqlite, Postgres)] database: Database,
+    database: Database,
     #[values("text", "json")] format: &str,
 ) {
     let app = App::start(database).await;
     let folder = tempfile::tempdir().unwrap();
-    let key = [0xa7; 32];
-    let ring = format!("primary = \"k\"\n[keys]\nk = \"{}\"\n", BASE64_STANDARD.encode(key));
+    let ring = format!("primary = \"k\"\n[keys]\nk = \"{}\"\n", BASE64_STANDARD.encode(FIRST_KEY));
     let ring = app.file("ring.toml", &ring);
     let url = match database {
         Sqlite => app.url.clone(),
         Postgres => with_password(&app).await,
     };
-    // The first run tags with the ring's key; the second has lost it and tags anew.
+    // The second run has another key, and writes new tags.
     let (mut secrets, mut output) =
         drive(&url, &["--key-ring", ring.to_str().unwrap(), "--log-format", format], folder.path()).await;
     std::fs::write(
         &ring,
-        format!("primary = \"j\"\n[keys]\nj = \"{}\"\n", BASE64_STANDARD.encode([0x5c; 32])),
+        format!("primary = \"j\"\n[keys]\nj = \"{}\"\n", BASE64_STANDARD.encode(SECOND_KEY)),
     )
     .unwrap();
     app.sql("UPDATE tokens SET name = name || ' (old)'").await;
@@ -146,27 +119,27 @@ async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
         drive(&url, &["--key-ring", ring.to_str().unwrap(), "--log-format", format], folder.path()).await;
     secrets.extend(more);
     output.push_str(&second);
-    assert!(output.contains("token issued") && output.contains("TRACE"), "the log has what it should have");
-
-    assert!(output.contains("attached"), "the log has what it should have");
+    for expected in ["token issued", "TRACE", "attached"] {
+        assert!(output.contains(expected), "the log lacks {expected}");
+    }
     let mut hidden: Vec<_> =
         [PASSWORD, NATS_PASSWORD, COLLECTOR_KEY].map(|password| password.as_bytes().to_vec()).into();
     for secret in &secrets {
-        // The proof part, so that the public id in the log is not taken for it.
-        hidden.push(secret.as_bytes()[27..70].to_vec());
-        hidden.extend(forms(&bits(secret)));
+        // The id in the token is public, and the log has it.
+        hidden.push(secret_of(secret).as_bytes().to_vec());
+        hidden.extend(forms(&secret_bits_of(secret)));
     }
-    hidden.extend(forms(&key));
-    hidden.extend(forms(&[0x5c; 32]));
+    hidden.extend(forms(&FIRST_KEY));
+    hidden.extend(forms(&SECOND_KEY));
     let rows = app.query("SELECT secret_hash, tag FROM tokens").await;
     assert!(rows.len() >= 4);
-    let mut proofs = Vec::new();
+    let mut stored_once = Vec::new();
     for row in rows {
         let hash: String = row.try_get("", "secret_hash").unwrap();
-        proofs.push(hash.rsplit('$').next().unwrap().as_bytes().to_vec());
-        proofs.extend(forms(&row.try_get::<Vec<u8>>("", "tag").unwrap()));
+        stored_once.push(hash.rsplit('$').next().unwrap().as_bytes().to_vec());
+        stored_once.extend(forms(&row.try_get::<Vec<u8>>("", "tag").unwrap()));
     }
-    for hidden in hidden.iter().chain(&proofs) {
+    for hidden in hidden.iter().chain(&stored_once) {
         assert!(!contains(output.as_bytes(), hidden), "emitted: {}", hidden.escape_ascii());
     }
 
@@ -175,52 +148,38 @@ async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
     for hidden in &hidden {
         assert!(!contains(&stored, hidden), "stored: {}", hidden.escape_ascii());
     }
-    let elsewhere = everything_but_the_proofs(&app).await;
+    let elsewhere = other_columns(&app).await;
     assert!(contains(&elsewhere, b"alice"));
-    for proof in &proofs {
-        assert!(!contains(&elsewhere, proof), "stored outside its column: {}", proof.escape_ascii());
+    for hidden in &stored_once {
+        assert!(!contains(&elsewhere, hidden), "stored outside its column: {}", hidden.escape_ascii());
     }
 }
 
-/// The random bits that a secret stands for.
-fn bits(secret: &str) -> [u8; 32] {
-    const DIGITS: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut number = [0_u8; 33];
-    for digit in secret[27..70].chars() {
-        let mut carry = DIGITS.find(digit).unwrap_or(0);
-        for byte in number.iter_mut().rev() {
-            let value = usize::from(*byte) * 62 + carry;
-            *byte = (value & 0xff) as u8;
-            carry = value >> 8;
-        }
-    }
-    std::array::from_fn(|n| number[n + 1])
-}
-
-/// The URL of the database for a user who has a password.
+/// The URL of the database for a role with a password.
 async fn with_password(app: &App) -> String {
     let role = app.url.rsplit('/').next().unwrap().replace("test", "role");
     let database = app.database().await;
-    let make = format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{PASSWORD}'");
-    database.execute_unprepared(&make).await.unwrap();
+    let create = format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{PASSWORD}'");
+    database.execute_unprepared(&create).await.unwrap();
     app.url.replace("postgres@", &format!("{role}:{PASSWORD}@"))
 }
 
-/// Every byte of the database's files; of PostgreSQL's, every row of every table as text.
+/// Every byte in the files of SQLite; on PostgreSQL every row of every table as text.
 async fn stored(app: &App, database: Database) -> Vec<u8> {
     match database {
         Sqlite => ["", "-wal"]
             .iter()
             .flat_map(|end| {
-                std::fs::read(app.folder.path().join(format!("test.db{end}"))).unwrap_or_default()
+                let file = format!("{}{end}", sqlite_file(app.folder.path()).display());
+                std::fs::read(file).unwrap_or_default()
             })
             .collect(),
         Postgres => rows(app, &["users", "tokens", "token_events"], "CAST(t AS text)").await,
     }
 }
 
-/// All columns but `secret_hash` and `tag`.
-async fn everything_but_the_proofs(app: &App) -> Vec<u8> {
+/// The text of all columns except `secret_hash` and `tag`.
+async fn other_columns(app: &App) -> Vec<u8> {
     let text = |columns: &[&str]| {
         columns
             .iter()
@@ -249,13 +208,13 @@ async fn rows(app: &App, tables: &[&str], columns: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_opened_does_not_give_its_password_away() {
-    let port = crate::support::tools::free_port();
+async fn an_error_of_the_database_does_not_contain_its_password() {
+    let port = tools::free_port();
     let url = format!("postgres://u:{PASSWORD}@127.0.0.1:{port}/d");
     for command in ["serve", "migrate"] {
         let arguments = [command, "--database-url", &url, "--log", "trace", "--database-timeout", "300ms"];
-        let output = crate::support::latchkey::run(arguments, "");
-        assert_eq!(output.status.code(), Some(2));
+        let output = latchkey::run(arguments, "");
+        assert_eq!(output.status.code(), Some(FAILURE));
         let said = [output.stdout, output.stderr].concat();
         for part in [&b"LATCHKEY_DATABASE_URL"[..], b"Connection refused"] {
             assert!(contains(&said, part), "{}", String::from_utf8_lossy(&said));

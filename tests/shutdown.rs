@@ -4,115 +4,105 @@ use std::{
 };
 
 use rstest::rstest;
+use rstest_reuse::apply;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinHandle,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::support::{
     App,
-    Database::{self, Postgres, Sqlite},
-    app,
+    Database::{self, Sqlite},
+    app::{FREE_PORTS, Lock},
     latchkey::{self, Process},
-    soon, until,
+    on_both_databases, soon, until,
 };
 
-/// A service as a process of its own, a call to it that waits for the lock, and the lock.
-async fn call_under_way(
-    app: &App,
-    settings: &[&str],
-) -> (Process, tokio::task::JoinHandle<Result<(), tonic::Status>>, app::Lock) {
+/// Starts a service in a process and a call that waits for a lock, and returns them with the lock.
+async fn call_in_flight(app: &App, settings: &[&str]) -> (Process, JoinHandle<Result<(), Status>>, Lock) {
     let folder = tempfile::tempdir().unwrap();
     let settings = [&["--database-url", &app.url, "--max-concurrent-requests", "1"], settings].concat();
     let process = Process::start(folder.path(), &settings);
     let lock = app.lock_user("alice").await;
-    let mut client = app::connect(&process.url()).await;
-    let request = ::latchkey::proto::latchkey::CreateTokenRequest {
-        user_id: "alice".into(),
-        name: "under way".into(),
-        ..Default::default()
-    };
+    let client = process.client().await;
     let call = tokio::spawn(async move {
         loop {
-            // The probe below may have taken the only place.
-            match client.create_token(request.clone()).await {
+            // The probe below may have had the only permit.
+            match client.create("alice", "in flight").await {
                 Err(status) if status.code() == Code::ResourceExhausted => {}
                 answer => return answer.map(drop),
             }
         }
     });
-    // It is under way when there is no room for a second one.
-    let client = app::connect(&process.url()).await;
-    until("the call to be under way", || async {
-        let second =
-            client.clone().validate_token(::latchkey::proto::latchkey::ValidateTokenRequest::default()).await;
+    // The call is in flight when a second one gets no permit.
+    let client = process.client().await;
+    until("the call to be in flight", || async {
+        let second = client.try_validate("", &[]).await;
         second.err().filter(|status| status.code() == Code::ResourceExhausted)
     })
     .await;
     (process, call, lock)
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_under_way_are_finished_and_none_is_taken(#[values(Sqlite, Postgres)] database: Database) {
+async fn calls_in_flight_are_finished_and_no_new_one_is_accepted(database: Database) {
     let app = App::start(database).await;
-    let (process, call, lock) = call_under_way(&app, &[]).await;
+    let (process, call, lock) = call_in_flight(&app, &[]).await;
     process.signal("TERM");
-    until("the end of listening", || async { tokio::net::TcpStream::connect(process.grpc_addr).await.err() })
-        .await;
+    until("the end of listening", || async { TcpStream::connect(process.grpc_addr).await.err() }).await;
     assert!(!call.is_finished());
     lock.release().await;
-    soon("the call under way", call).await.unwrap().unwrap();
+    soon("the call in flight", call).await.unwrap().unwrap();
     let (status, output) = process.ended().await;
     assert!(status.success(), "{status}: {output}");
     assert!(!output.contains("cut off"), "{output}");
-    assert_eq!(app.names("alice").await, ["under way"]);
+    assert_eq!(app.names("alice").await, ["in flight"]);
 }
 
-#[rstest]
+#[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_do_not_end_are_cut_off(#[values(Sqlite, Postgres)] database: Database) {
+async fn calls_that_do_not_end_are_cut_off(database: Database) {
     let app = App::start(database).await;
     let settings = ["--shutdown-grace", "300ms", "--request-timeout", "5m", "--database-timeout", "4s"];
-    let (process, call, lock) = call_under_way(&app, &settings).await;
-    let told = Instant::now();
+    let (process, call, lock) = call_in_flight(&app, &settings).await;
+    let signalled = Instant::now();
     process.signal("TERM");
     let (status, output) = process.ended().await;
     assert!(status.success(), "{status}: {output}");
-    assert!(told.elapsed() < Duration::from_secs(15), "{:?}", told.elapsed());
+    // The grace, three timeouts of the database, and a margin.
+    assert!(signalled.elapsed() < Duration::from_secs(15), "{:?}", signalled.elapsed());
     assert!(soon("the call", call).await.unwrap().is_err());
     lock.release().await;
     assert!(app.names("alice").await.is_empty());
 }
 
-/// Load balancers keep such streams open for ever.
+/// Load balancers never end such streams.
 #[tokio::test]
 async fn an_open_health_watch_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &["--shutdown-grace", "10m"]);
-    let channel = tonic::transport::Channel::from_shared(process.url()).unwrap().connect().await.unwrap();
-    let request = tonic_health::pb::HealthCheckRequest::default();
-    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
-    let mut watch = client.watch(request).await.unwrap().into_inner();
-    let serving = watch.message().await.unwrap().unwrap().status();
+    let client = process.client().await;
+    let mut watch = client.watch_health("").await;
+    assert!(watch.next().await);
     process.stop().await;
-    let last = watch.message().await.unwrap().unwrap().status();
-    assert_ne!(last, serving);
-    assert_eq!(watch.message().await.unwrap(), None);
+    assert!(!watch.next().await);
+    watch.ended().await.unwrap();
 }
 
 #[tokio::test]
-async fn sigint_ends_it_too() {
+async fn sigint_ends_the_service_too() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
     process.signal("INT");
     assert!(process.ended().await.0.success());
 }
 
-/// Its head is bounded by ten seconds, the grace by twenty.
+/// The head of a request may take ten seconds, and the grace is twenty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_never_arrives_whole_does_not_hold_it_up() {
+async fn an_incomplete_request_does_not_delay_the_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
     let mut tcp = TcpStream::connect(process.http_addr).await.unwrap();
@@ -121,19 +111,19 @@ async fn a_request_that_never_arrives_whole_does_not_hold_it_up() {
     other.write_all(b"GET /livez HTTP/1.1\r\nhost: a").await.unwrap();
     let mut rest = Vec::new();
     soon("the end of the connection", tcp.read_to_end(&mut rest)).await.unwrap();
-    // Begun at the same time, it ends then too: nothing is left to wait for.
+    // The other connection began at the same time, so it has ended too.
     let output = process.stop().await;
     assert!(!output.contains("calls were cut off"), "{output}");
 }
 
 #[rstest]
-#[case("TERM", 143)]
-#[case("INT", 130)]
+#[case("TERM", 128 + 15)]
+#[case("INT", 128 + 2)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_ends_it_at_once(#[case] signal: &str, #[case] status: i32) {
+async fn a_second_signal_ends_the_service_at_once(#[case] signal: &str, #[case] status: i32) {
     let app = App::start(Sqlite).await;
     let settings = ["--shutdown-grace", "10m", "--request-timeout", "5m", "--database-timeout", "1m"];
-    let (process, call, lock) = call_under_way(&app, &settings).await;
+    let (process, call, lock) = call_in_flight(&app, &settings).await;
     process.signal("TERM");
     until("the end of listening", || async { TcpStream::connect(process.grpc_addr).await.err() }).await;
     process.signal(signal);
@@ -145,7 +135,7 @@ async fn a_second_signal_ends_it_at_once(#[case] signal: &str, #[case] status: i
 }
 
 #[tokio::test]
-async fn sighup_is_logged_and_ends_nothing() {
+async fn sighup_is_logged_and_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
     process.signal("HUP");
@@ -153,15 +143,15 @@ async fn sighup_is_logged_and_ends_nothing() {
     assert!(output.contains("SIGHUP ignored"), "{output}");
 }
 
-/// Of a database that accepts connections and never answers, the start would wait for a minute.
+/// The database accepts connections and never answers: the start would wait for a minute.
 #[tokio::test]
-async fn a_signal_during_the_start_ends_it() {
+async fn a_signal_ends_a_start() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://u:p@{}/d", silent.local_addr().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let mut command = latchkey::command();
-    command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--database-timeout", "1m"]);
-    command.args(["--database-url", &url]).current_dir(folder.path());
+    command.args(FREE_PORTS).args(["--database-timeout", "1m", "--database-url", &url]);
+    command.current_dir(folder.path());
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut child = latchkey::Killed(child);
     let connection = tokio::task::spawn_blocking(move || silent.accept().unwrap());

@@ -1,49 +1,39 @@
 use std::time::{Duration, Instant};
 
-use ::latchkey::proto::latchkey::{CreateTokenRequest, ValidateTokenRequest};
+use ::latchkey::proto::latchkey::CreateTokenRequest;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tokio::net::TcpListener;
 use tonic::{Request, transport::Identity};
 
 use crate::support::{
-    App,
+    App, Client,
     Database::Postgres,
-    app::connect,
+    client::create_request,
     http, latchkey,
     latchkey::Process,
-    nats::Nats,
-    otlp::{Collector, attribute},
+    nats::{Nats, SUBJECT},
+    otlp::{Collector, PARENT, SENT_SOON, TRACE, attribute, traceparent},
     until,
 };
 
-const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
-const PARENT: u64 = 0x00f0_67aa_0ba9_02b7;
+const CREATE_TOKEN: &str = "latchkey.v1.TokenService/CreateToken";
+const HANDLE_EVENT: &str = "process identity.v1.user_deleted";
 
-/// A `traceparent` as whoever calls would send it.
-fn traceparent(trace: u128, sampled: bool) -> String {
-    format!("00-{trace:032x}-{PARENT:016x}-{:02x}", u8::from(sampled))
-}
-
+/// A CreateToken request in the trace of a caller.
 fn create(traceparent: &str) -> Request<CreateTokenRequest> {
-    let mut request = Request::new(CreateTokenRequest {
-        user_id: "alice".into(),
-        name: "one".into(),
-        ..Default::default()
-    });
+    let mut request = Request::new(create_request("alice", "one"));
     request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
     request
 }
 
-/// A service on a database of its own that sends its spans to the collector.
+/// Starts a service that sends its spans to the collector.
 async fn start(
     collector: &Collector,
     settings: &[&str],
     variables: &[(&str, &str)],
 ) -> (Process, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let own = collector.variables();
-    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-    let variables: Vec<_> = own.chain(variables.iter().copied()).collect();
+    let variables = [&collector.variables(), variables].concat();
     (Process::start_with(folder.path(), settings, &variables), folder)
 }
 
@@ -57,17 +47,15 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
     let collector = Collector::start().await;
     let app = App::start(Postgres).await;
     let (process, _folder) = start(&collector, &["--database-url", &app.url], &[]).await;
-    let mut client = connect(&process.url()).await;
-    client.create_token(create(&traceparent(TRACE, true))).await.unwrap();
+    let client = process.client().await;
+    client.create_with(create(&traceparent(TRACE, true))).await.unwrap();
 
-    let rpc = collector.span(TRACE, "latchkey.v1.TokenService/CreateToken").await;
+    let rpc = collector.span(TRACE, CREATE_TOKEN).await;
     is_child_of_the_caller(&rpc);
     assert_eq!(rpc.kind(), SpanKind::Server);
-    for (name, value) in [
-        ("rpc.system.name", "grpc"),
-        ("rpc.method", "latchkey.v1.TokenService/CreateToken"),
-        ("rpc.response.status_code", "OK"),
-    ] {
+    for (name, value) in
+        [("rpc.system.name", "grpc"), ("rpc.method", CREATE_TOKEN), ("rpc.response.status_code", "OK")]
+    {
         assert_eq!(attribute(&rpc.attributes, name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(attribute(&rpc.attributes, "error.type"), None);
@@ -80,12 +68,12 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
         [
             "argon2id",
             "sea_orm.begin",
-            // The user's row, locked, and made if there is none.
+            // The account's row is inserted or locked.
             "sea_orm.query_one",
-            // The name, the count.
+            // The rules are checked.
             "sea_orm.query_one",
             "sea_orm.query_one",
-            // The token, the event.
+            // The token and its event are inserted.
             "sea_orm.execute",
             "sea_orm.execute",
             "sea_orm.commit",
@@ -101,10 +89,10 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
         Some(env!("CARGO_PKG_VERSION"))
     );
 
-    // One that the caller got wrong is no failure of the service.
+    // A caller's error is not an error of the service.
     let other = TRACE + 1;
-    client.create_token(create(&traceparent(other, true))).await.unwrap_err();
-    let rpc = collector.span(other, "latchkey.v1.TokenService/CreateToken").await;
+    client.create_with(create(&traceparent(other, true))).await.unwrap_err();
+    let rpc = collector.span(other, CREATE_TOKEN).await;
     assert_eq!(attribute(&rpc.attributes, "rpc.response.status_code").as_deref(), Some("ALREADY_EXISTS"));
     assert_ne!(rpc.status.unwrap_or_default().code(), StatusCode::Error);
 }
@@ -126,12 +114,12 @@ async fn a_deleted_user_is_a_tree_from_the_publication_to_the_commit() {
         )
         .await;
 
-    let handled = collector.span(TRACE, "process identity.v1.user_deleted").await;
+    let handled = collector.span(TRACE, HANDLE_EVENT).await;
     is_child_of_the_caller(&handled);
     assert_eq!(handled.kind(), SpanKind::Consumer);
     for (name, value) in [
         ("messaging.system", "nats"),
-        ("messaging.destination.name", "identity.v1.user_deleted"),
+        ("messaging.destination.name", SUBJECT),
         ("messaging.message.id", "IDENTITY:1"),
         ("latchkey.answer", "acknowledged"),
     ] {
@@ -144,10 +132,10 @@ async fn a_deleted_user_is_a_tree_from_the_publication_to_the_commit() {
     assert!(commit.end_time_unix_nano <= handled.end_time_unix_nano);
     identity.all_answered().await;
 
-    // One that can never be read hands the trace on to whoever reads the dead letter.
+    // A dead letter carries the trace context.
     let other = TRACE + 1;
     identity.publish(&[("traceparent", &traceparent(other, true))], "no protobuf").await;
-    let handled = collector.span(other, "process identity.v1.user_deleted").await;
+    let handled = collector.span(other, HANDLE_EVENT).await;
     assert_eq!(attribute(&handled.attributes, "latchkey.answer").as_deref(), Some("dead-lettered"));
     let (headers, _) = identity.dead_letters().await.remove(0);
     let span: String = handled.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -155,16 +143,16 @@ async fn a_deleted_user_is_a_tree_from_the_publication_to_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_by_http_goes_on_with_its_senders_trace() {
+async fn an_event_over_http_continues_the_senders_trace() {
     let collector = Collector::start().await;
     let (process, _folder) = start(&collector, &[], &[]).await;
     let event = br#"{"specversion": "1.0", "id": "e-1", "source": "/identity", "type": "identity.v1.UserDeleted", "data": {"userId": "bob"}}"#;
     let traceparent = traceparent(TRACE, true);
     let headers = [("content-type", "application/cloudevents+json"), ("traceparent", traceparent.as_str())];
-    // Names that callers make up are in no trace.
-    for (made_up, status) in [("POST /made/up", 404), ("MADEUP /events", 405)] {
-        let (told, ..) = http::send(process.http_addr, made_up, &headers, event).await;
-        assert_eq!(told, status);
+    // Names that callers invent are in no trace.
+    for (made_up, expected) in [("POST /made/up", 404), ("MADEUP /events", 405)] {
+        let (status, ..) = http::send(process.http_addr, made_up, &headers, event).await;
+        assert_eq!(status, expected);
     }
     let (status, _, said) = http::send(process.http_addr, "POST /events", &headers, event).await;
     assert_eq!(status, 202, "{said}");
@@ -178,41 +166,43 @@ async fn an_event_by_http_goes_on_with_its_senders_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_who_does_not_trace_is_not_traced_and_the_sampler_is_ones_own() {
+async fn the_callers_sampling_decision_is_followed_and_without_one_the_sampler_decides() {
     let collector = Collector::start().await;
     let never = [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0")];
     let (process, _folder) = start(&collector, &[], &never).await;
-    let mut client = connect(&process.url()).await;
-    client.create_token(create(&traceparent(TRACE, false))).await.unwrap();
-    // No parent: the ratio decides.
-    client.create_token(CreateTokenRequest::default()).await.unwrap_err();
-    client.create_token(create("nonsense")).await.unwrap_err();
-    client.create_token(create(&traceparent(TRACE + 1, true))).await.unwrap_err();
+    let client = process.client().await;
+    client.create_with(create(&traceparent(TRACE, false))).await.unwrap();
+    // These have no parent, so the ratio of 0 decides.
+    client.create_with(CreateTokenRequest::default()).await.unwrap_err();
+    client.create_with(create("nonsense")).await.unwrap_err();
+    client.create_with(create(&traceparent(TRACE + 1, true))).await.unwrap_err();
     process.stop().await;
     let spans = collector.spans();
     assert!(!spans.is_empty());
     assert!(spans.iter().all(|span| span.trace_id == (TRACE + 1).to_be_bytes()), "{spans:?}");
 }
 
-/// One that is not there, and one that takes connections and never says a word.
+const MORE_THAN_THE_QUEUE_HOLDS: usize = 3_000;
+
+/// Validates a token within a time that is far more than it takes, and less than a wait for the collector.
+async fn validate_at_once(client: &Client, secret: &str) {
+    let answer = tokio::time::timeout(Duration::from_secs(1), client.try_validate(secret, &[])).await;
+    answer.unwrap().unwrap().unwrap();
+}
+
+/// One collector is not there, and one accepts connections and never answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_collector_neither_slows_nor_stops_the_service() {
+async fn an_unreachable_collector_neither_slows_nor_stops_the_service() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoints = ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.local_addr().unwrap())];
     for endpoint in endpoints {
         let folder = tempfile::tempdir().unwrap();
-        let variables =
-            [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), SENT_SOON];
         let process = Process::start_with(folder.path(), &[], &variables);
-        let mut client = connect(&process.url()).await;
-        let secret =
-            client.create_token(create(&traceparent(TRACE, true))).await.unwrap().into_inner().secret;
-        // More than the queue holds.
-        for _ in 0..3_000 {
-            let request = ValidateTokenRequest { secret: secret.clone().into(), ..Default::default() };
-            // A thousand times what it takes; a wait for the collector would be longer.
-            let answer = tokio::time::timeout(Duration::from_secs(1), client.validate_token(request)).await;
-            assert!(answer.unwrap().unwrap().into_inner().outcome.is_some());
+        let client = process.client().await;
+        let secret = client.create_with(create(&traceparent(TRACE, true))).await.unwrap().secret;
+        for _ in 0..MORE_THAN_THE_QUEUE_HOLDS {
+            validate_at_once(&client, &secret).await;
         }
         let stopping = Instant::now();
         process.stop().await;
@@ -220,9 +210,9 @@ async fn a_dead_collector_neither_slows_nor_stops_the_service() {
     }
 }
 
-/// A collector with a certificate of an authority that only the variable names.
+/// The certificate of the collector is signed by an authority that only the variable names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_may_be_known_by_an_authority_of_ones_own() {
+async fn the_authority_of_the_collectors_certificate_is_a_setting() {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (key.cert.pem(), key.signing_key.serialize_pem());
     let folder = tempfile::tempdir().unwrap();
@@ -231,12 +221,12 @@ async fn a_collector_may_be_known_by_an_authority_of_ones_own() {
     let collector = Collector::start_with(Identity::from_pem(&certificate, key)).await;
     let trusted = [("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().unwrap())];
     let (process, _folder) = start(&collector, &[], &trusted).await;
-    connect(&process.url()).await.create_token(create(&traceparent(TRACE, true))).await.unwrap();
-    collector.span(TRACE, "latchkey.v1.TokenService/CreateToken").await;
+    process.client().await.create_with(create(&traceparent(TRACE, true))).await.unwrap();
+    collector.span(TRACE, CREATE_TOKEN).await;
 }
 
 #[test]
-fn what_cannot_be_done_is_said_at_the_start() {
+fn unsupported_trace_settings_stop_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
     let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");

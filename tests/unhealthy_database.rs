@@ -1,28 +1,22 @@
-use std::time::Duration;
-
+use latchkey::grpc::TOKEN_SERVICE;
 use tonic::Code;
 
-use crate::support::{
-    App, details,
-    health::{is_serving, watch},
-    postgres::Postgres,
-    soon, until,
-};
+use crate::support::{App, postgres::Postgres, status::has_retry_delay, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_the_database_away_the_service_says_so_and_recovers() {
+async fn without_its_database_the_service_says_so_and_recovers_with_it() {
     let mut postgres = Postgres::start();
     let url = postgres.create_database().await;
     let folder = tempfile::tempdir().unwrap();
     let app = App::start_on(url, folder, &["--database-timeout", "500ms"]).await;
     let (id, secret) = app.issue("alice", "one").await;
-    let mut token_service = watch(&app, "latchkey.v1.TokenService").await;
-    assert!(soon("health", token_service.next()).await);
-    assert!(is_serving(&app, "").await);
+    let mut token_service = app.watch_health(TOKEN_SERVICE).await;
+    assert!(token_service.next().await);
+    assert!(app.is_serving("").await);
 
     postgres.stop();
-    assert!(!soon("NOT_SERVING", token_service.next()).await);
-    assert!(!is_serving(&app, "").await);
+    assert!(!token_service.next().await);
+    assert!(!app.is_serving("").await);
     let failures = [
         app.create("alice", "two").await.unwrap_err(),
         app.page("alice", 0, "").await.unwrap_err(),
@@ -31,12 +25,12 @@ async fn with_the_database_away_the_service_says_so_and_recovers() {
     ];
     for status in failures {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
-        assert!(details(&status).retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+        assert!(has_retry_delay(&status), "{status}");
         assert!(!status.message().contains("postgres"), "{status}");
     }
 
     postgres.resume();
-    assert!(soon("SERVING", token_service.next()).await);
+    assert!(token_service.next().await);
     until("a validation", || async { app.try_validate(&secret, &[]).await.ok()?.ok() }).await;
     assert_eq!(app.names("alice").await, ["one"], "nothing was half done");
 }

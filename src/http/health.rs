@@ -7,6 +7,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use chrono::TimeDelta;
+
+use crate::clock::{Clock, MAX_CLOCK_ERROR};
 
 use super::{HttpState, problem::Problem};
 
@@ -18,7 +21,17 @@ pub(super) async fn live() -> StatusCode {
 /// Answers from the last database check, which is at most two seconds old. Probes cost the database nothing.
 pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
     match state.unready.borrow().as_deref() {
-        None => "ready\n".into_response(),
+        None => format!("ready\n{}", clock_warning(state.registry.clock())).into_response(),
         Some(reason) => Problem::unavailable(reason).into_response(),
     }
+}
+
+fn clock_warning(clock: &Clock) -> String {
+    let ahead = clock.system_ahead();
+    if ahead.abs() <= MAX_CLOCK_ERROR {
+        return String::new();
+    }
+    let (by, side) =
+        (ahead.abs().as_seconds_f64(), if ahead > TimeDelta::zero() { "ahead of" } else { "behind" });
+    format!("warning: the clock of this machine is {by:.1} s {side} the database's\n")
 }

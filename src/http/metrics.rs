@@ -79,6 +79,11 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
             "Age of this replica's view of the revocation log.",
             memory.tail_lag.as_secs_f64(),
         )?,
+        gauge(
+            "latchkey_clock_ahead_seconds",
+            "How far this machine's clock is ahead of the database's; negative when it is behind.",
+            registry.clock().system_ahead().as_seconds_f64(),
+        )?,
         counter("latchkey_argon2_runs_total", "Runs of argon2.", registry.argon2_runs())?,
         gauge(
             "latchkey_argon2_waiting",

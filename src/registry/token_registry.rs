@@ -78,7 +78,7 @@ impl TokenRegistry {
 
     /// What makes this replica see what others revoke.
     pub fn revocation_tail(&self) -> RevocationTail {
-        self.authenticator.revocation_tail()
+        self.authenticator.revocation_tail(self.clock.clone())
     }
 
     /// Writes when tokens were last used.

@@ -7,6 +7,7 @@
 
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ pub struct LogHead {
     snapshot: Option<Snapshot>,
     /// Which history of the database it belongs to, on PostgreSQL.
     epoch: Option<Epoch>,
+    /// What the clock of the database showed; an embedded one has none of its own.
+    pub time: Option<DateTime<Utc>>,
 }
 
 /// A history of a cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with a
@@ -65,12 +68,13 @@ impl FromStr for Snapshot {
     }
 }
 
-/// One statement, so that the snapshot and the epoch belong together.
+/// One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of its plan.
 const POSTGRES_HEAD: &str = "SELECT (SELECT max(id) FROM token_events), pg_is_in_recovery(), \
                              pg_current_snapshot()::text, \
                              (SELECT system_identifier FROM pg_control_system()), \
                              CASE WHEN pg_is_in_recovery() THEN '' \
-                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
+                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
+                             clock_timestamp()";
 
 impl Snapshot {
     /// The transactions that have completed after `earlier` was taken and before this one was; `None` if there are too
@@ -111,7 +115,7 @@ impl Store {
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
         let last_id = row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0);
         if backend == DbBackend::Sqlite {
-            return Ok(LogHead { last_id, snapshot: None, epoch: None });
+            return Ok(LogHead { last_id, snapshot: None, epoch: None, time: None });
         }
         if row.try_get_by_index(1)? {
             return Err(StoreError::InRecovery);
@@ -121,6 +125,7 @@ impl Store {
             last_id,
             snapshot: Some(snapshot),
             epoch: Some((row.try_get_by_index(3)?, row.try_get_by_index(4)?)),
+            time: Some(row.try_get_by_index(5)?),
         })
     }
 
@@ -202,6 +207,7 @@ mod tests {
             last_id,
             snapshot: text.map(snapshot),
             epoch: text.map(|_| (7, timeline.to_owned())),
+            time: None,
         };
         let head = |last_id, text| at(last_id, text, "00000001");
         assert!(head(5, None).continues(&head(5, None)));

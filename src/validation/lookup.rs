@@ -16,6 +16,7 @@ use super::{
     revocation_tail::Freshness,
 };
 use crate::{
+    clock::Clock,
     credentials::{HashError, SecretVerifier, Verification},
     store::{Eviction, Store, StoreError, StoredToken, TokenState},
     token::{BearerToken, Digest, Token},
@@ -140,8 +141,13 @@ impl Authenticator {
 
     /// What makes this replica forget what others revoke. Memory is not trusted when it has not succeeded for as long as
     /// the limits allow.
-    pub fn revocation_tail(&self) -> RevocationTail {
-        RevocationTail::new(self.store.clone(), Arc::clone(&self.verified), Arc::clone(&self.freshness))
+    pub fn revocation_tail(&self, clock: Clock) -> RevocationTail {
+        RevocationTail::new(
+            self.store.clone(),
+            clock,
+            Arc::clone(&self.verified),
+            Arc::clone(&self.freshness),
+        )
     }
 
     /// Asks the database, once for all who ask for the same secret meanwhile.

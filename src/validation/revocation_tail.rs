@@ -5,13 +5,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::time::timeout;
 
 use super::cache::VerifiedTokens;
-use crate::store::{LogHead, Store, StoreError};
+use crate::{
+    clock::{Clock, MAX_CLOCK_ERROR, since_boot},
+    store::{LogHead, Store, StoreError},
+};
 
 /// How long each of the two reads of a poll may take.
 const READ_TIMEOUT: Duration = Duration::from_millis(400);
@@ -19,41 +22,43 @@ const READ_TIMEOUT: Duration = Duration::from_millis(400);
 /// How old this replica's view of the revocation log is.
 #[derive(Debug)]
 pub(super) struct Freshness {
-    epoch: Instant,
-    /// Until when the view is trusted, in milliseconds since the epoch.
+    start: Duration,
+    /// Until when the view is trusted, in milliseconds since boot.
     fresh_until: AtomicU64,
     max_staleness: Duration,
 }
 
 impl Freshness {
     pub(super) fn new(max_staleness: Duration) -> Self {
-        Self { epoch: Instant::now(), fresh_until: AtomicU64::new(0), max_staleness }
+        Self { start: since_boot(), fresh_until: AtomicU64::new(0), max_staleness }
     }
 
     pub(super) fn is_fresh(&self) -> bool {
-        self.since_epoch(Instant::now()) < self.fresh_until.load(Ordering::Acquire)
+        millis(since_boot()) < self.fresh_until.load(Ordering::Acquire)
     }
 
     /// How long ago the last read of the log began; before the first one, how long this replica has been running.
     pub(super) fn lag(&self) -> Duration {
         let fresh_until = Duration::from_millis(self.fresh_until.load(Ordering::Acquire));
-        (self.epoch.elapsed() + self.max_staleness).saturating_sub(fresh_until.max(self.max_staleness))
+        let last_read = fresh_until.saturating_sub(self.max_staleness).max(self.start);
+        since_boot().saturating_sub(last_read)
     }
 
     /// All that was revoked before `at` is evicted.
-    fn seen(&self, at: Instant) {
-        self.fresh_until.store(self.since_epoch(at + self.max_staleness), Ordering::Release);
+    fn seen(&self, at: Duration) {
+        self.fresh_until.store(millis(at + self.max_staleness), Ordering::Release);
     }
+}
 
-    fn since_epoch(&self, at: Instant) -> u64 {
-        u64::try_from(at.duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
-    }
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Follows the revocation log, and evicts from memory what it tells of.
 #[derive(Debug)]
 pub struct RevocationTail {
     store: Store,
+    clock: Clock,
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
     /// The state of the log whose evictions are done; `None` before the first read.
@@ -61,13 +66,18 @@ pub struct RevocationTail {
 }
 
 impl RevocationTail {
-    pub(super) fn new(store: Store, verified: Arc<VerifiedTokens>, freshness: Arc<Freshness>) -> Self {
-        Self { store, verified, freshness, head: None }
+    pub(super) fn new(
+        store: Store,
+        clock: Clock,
+        verified: Arc<VerifiedTokens>,
+        freshness: Arc<Freshness>,
+    ) -> Self {
+        Self { store, clock, verified, freshness, head: None }
     }
 
     /// Polls the log at this interval, for ever.
     pub async fn follow(mut self, interval: Duration) {
-        let mut failing = false;
+        let (mut failing, mut wrong) = (false, false);
         let mut turns = tokio::time::interval(interval);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -79,6 +89,16 @@ impl RevocationTail {
                 _ => {}
             }
             failing = polled.is_err();
+            let ahead = self.clock.system_ahead();
+            if wrong != (ahead.abs() > MAX_CLOCK_ERROR) {
+                wrong = !wrong;
+                let seconds_ahead = ahead.as_seconds_f64();
+                if wrong {
+                    tracing::warn!(seconds_ahead, "the clock of this machine differs from the database's");
+                } else {
+                    tracing::info!("the clock of this machine agrees with the database's again");
+                }
+            }
         }
     }
 
@@ -88,8 +108,12 @@ impl RevocationTail {
     ///
     /// The database failed.
     pub async fn poll_once(&mut self) -> Result<(), StoreError> {
-        let began = Instant::now();
+        let began = since_boot();
         let head = timeout(READ_TIMEOUT, self.store.log_head()).await.map_err(|_| StoreError::Timeout)??;
+        match head.time {
+            Some(time) => self.clock.synchronise(time, began),
+            None => self.clock.follow_system(),
+        }
         let evictions = match &self.head {
             // What takes too long to read is too much to read.
             Some(from) => match timeout(READ_TIMEOUT, self.store.evictions(from, &head)).await {
@@ -125,12 +149,12 @@ mod tests {
     fn a_view_is_trusted_for_its_time_and_no_longer() {
         let freshness = Freshness::new(Duration::from_secs(5));
         assert!(!freshness.is_fresh(), "nothing was seen yet");
-        freshness.seen(Instant::now());
+        freshness.seen(since_boot());
         assert!(freshness.is_fresh());
-        freshness.seen(freshness.epoch);
+        freshness.seen(freshness.start);
         assert!(freshness.is_fresh());
         let freshness = Freshness::new(Duration::ZERO);
-        freshness.seen(Instant::now());
+        freshness.seen(since_boot());
         assert!(!freshness.is_fresh());
     }
 }

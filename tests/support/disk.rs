@@ -12,7 +12,9 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::tools;
 
-/// A file system of its own, mounted until dropped. Mounting needs root.
+const EXT4_BYTES: u64 = 20 * 1024 * 1024;
+
+/// A file system that is mounted until it is dropped. Mounting needs root.
 pub struct Disk {
     folder: TempDir,
     image: Option<NamedTempFile>,
@@ -28,10 +30,10 @@ impl Disk {
         disk
     }
 
-    /// Mounts an ext4 file system, which becomes read-only at its first fault, as most do.
+    /// Mounts an ext4 file system, which becomes read-only at its first error.
     pub fn mount_ext4() -> Self {
         let image = NamedTempFile::new().unwrap();
-        image.as_file().set_len(20 << 20).unwrap();
+        image.as_file().set_len(EXT4_BYTES).unwrap();
         run("mkfs.ext4", &["-q", "-O", "^has_journal", image.path().to_str().unwrap()]);
         let disk = Self { folder: tempfile::tempdir().unwrap(), image: Some(image) };
         disk.mount_image();
@@ -43,13 +45,13 @@ impl Disk {
         run("mount", &["-o", "loop,errors=remount-ro", image, self.name()]);
     }
 
-    /// Makes the kernel remount an ext4 disk read-only, under all who have files open on it.
+    /// Makes the kernel remount an ext4 disk read-only, also for files that are open.
     pub fn turn_read_only(&self) {
         let script = r#"echo 1 >"/sys/fs/ext4/$(basename "$(findmnt -no SOURCE "$0")")/trigger_fs_error""#;
         run("sh", &["-c", script, self.name()]);
     }
 
-    /// Mounts an ext4 disk anew, once nobody has a file open on it.
+    /// Mounts an ext4 disk again. No file on it may be open.
     pub fn repair(&self) {
         run("umount", &[self.name()]);
         self.mount_image();
@@ -63,16 +65,16 @@ impl Disk {
         self.folder.path()
     }
 
-    /// Takes all the space that is left.
+    /// Uses up the free space.
     pub fn fill(&self) {
         let mut filler = fs::File::create(self.filler()).unwrap();
-        // From large pieces to single bytes, until not one more fits.
+        // Large pieces first, then single bytes, until no byte fits.
         for size in [64 * 1024, 4 * 1024, 1] {
             while filler.write_all(&vec![0; size]).is_ok() {}
         }
     }
 
-    /// Gives the space back.
+    /// Frees the space again.
     pub fn free(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
@@ -84,7 +86,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a server that ends may still have files open.
+        // Lazy: a server that is ending may still have files open.
         run("umount", &["--lazy", self.name()]);
     }
 }
@@ -95,7 +97,7 @@ fn run(program: &str, arguments: &[&str]) {
     if !tools::is_root() {
         command.arg(program);
     }
-    let done = command.args(arguments).output().unwrap_or_else(|fault| panic!("{program}: {fault}"));
+    let done = command.args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(
         done.status.success(),
         "{program} needs root, or sudo: {}",

@@ -1,11 +1,11 @@
-//! A name server that knows one answer.
+//! A name server with one answer for every name.
 
 use std::net::{SocketAddr, UdpSocket};
 
 const A: [u8; 2] = [0, 1];
 const HEADER: usize = 12;
 
-/// Answers on `addr` that every name is this machine, for as long as the tests run.
+/// Serves on `addr` until the tests end; every name resolves to 127.0.0.1.
 pub fn serve(addr: SocketAddr) {
     let socket = UdpSocket::bind(addr).unwrap();
     std::thread::spawn(move || {
@@ -18,9 +18,9 @@ pub fn serve(addr: SocketAddr) {
     });
 }
 
-/// RFC 1035, section 4: the id and the question of the query, and one address if it asks for such.
+/// The answer to a query (RFC 1035, section 4), with an address if the query asks for one.
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
-    // A name is labels, each after its length, and ends with an empty one.
+    // A name is a sequence of labels, each after its length; the last is empty.
     let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
     let question = query.get(HEADER..HEADER + name + 5)?;
     let answers = u8::from(question[name + 1..name + 3] == A);
@@ -28,7 +28,7 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     answer.extend([0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0]);
     answer.extend(question);
     if answers == 1 {
-        // The name of the question, A, IN, a minute, four bytes.
+        // A pointer to the question's name, type A, class IN, a lifetime of 60 seconds, and 4 bytes of address.
         answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
     }
     Some(answer)

@@ -1,4 +1,4 @@
-//! A server of the tests that ends with them, however they end.
+//! A server that ends with the tests, however those end.
 
 use std::{
     ffi::OsStr,
@@ -38,9 +38,9 @@ impl GuardedProcess {
         }
         let mut shell = command.spawn().unwrap();
         let output = BufReader::new(shell.stdout.take().unwrap());
-        let (tell, told) = mpsc::sync_channel(2);
+        let (sender, started) = mpsc::sync_channel(1);
         let ready = ready.to_owned();
-        // Reads to the end, so that the server never waits for its reader.
+        // The thread reads to the end, so that a full pipe never blocks the server.
         let seen = Arc::new(Mutex::new(String::new()));
         std::thread::spawn({
             let seen = Arc::clone(&seen);
@@ -50,13 +50,13 @@ impl GuardedProcess {
                     seen.push_str(&line);
                     seen.push('\n');
                     if line.contains(&ready) {
-                        let _ = tell.send(true);
+                        let _ = sender.try_send(true);
                     }
                 }
-                let _ = tell.send(false);
+                let _ = sender.try_send(false);
             }
         });
-        match told.recv_timeout(PATIENCE) {
+        match started.recv_timeout(PATIENCE) {
             Ok(true) => Self { shell, output: seen },
             Ok(false) => panic!("{} did not start:\n{}", program.display(), seen.lock().unwrap()),
             Err(_) => {
@@ -67,12 +67,12 @@ impl GuardedProcess {
 }
 
 impl GuardedProcess {
-    /// Waits until its output, from the start on, contains `text`.
+    /// Waits until the output contains `text`.
     pub async fn says(&self, text: &str) {
         super::until(text, || async { self.output.lock().unwrap().contains(text).then_some(()) }).await;
     }
 
-    /// Its output from the start on.
+    /// The output since the start.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! What the service says of its health by grpc.health.v1.
+//! What a service says about its health over grpc.health.v1.
 
 use tonic::transport::Channel;
 use tonic_health::pb::{
@@ -6,46 +6,49 @@ use tonic_health::pb::{
     health_client::HealthClient,
 };
 
-use super::App;
+use super::{Client, soon, until};
 
-/// What grpc.health.v1 says of a service, as it changes.
+/// The health service whose state says whether the service is attached to the broker.
+pub const USER_EVENTS: &str = "latchkey.v1.UserEvents";
+
+/// The health of a service, as it changes.
 pub struct Watch(tonic::Streaming<HealthCheckResponse>);
 
 impl Watch {
-    /// Whether it is serving, at the next change.
+    /// Waits for the next change, and returns whether the service is serving now.
     pub async fn next(&mut self) -> bool {
-        self.0.message().await.unwrap().unwrap().status() == ServingStatus::Serving
+        let change = soon("a change of health", self.0.message()).await.unwrap();
+        change.unwrap().status() == ServingStatus::Serving
+    }
+
+    /// Waits for the end of the stream; its error is returned if it was cut.
+    pub async fn ended(mut self) -> Result<(), tonic::Status> {
+        while soon("the end of the watch", self.0.message()).await?.is_some() {}
+        Ok(())
     }
 }
 
-/// Watches the health of a service of `app`.
-pub async fn watch(app: &App, service: &str) -> Watch {
-    let request = HealthCheckRequest { service: service.into() };
-    Watch(health(app).await.watch(request).await.unwrap().into_inner())
-}
+impl Client {
+    /// A client of grpc.health.v1.
+    pub fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
+    }
 
-/// Whether the service is serving, now.
-pub async fn is_serving(app: &App, service: &str) -> bool {
-    is_serving_at(&format!("http://{}", app.server.grpc_addr()), service).await
-}
+    /// Watches the health of one of the services.
+    pub async fn watch_health(&self, service: &str) -> Watch {
+        let request = HealthCheckRequest { service: service.into() };
+        Watch(self.health().watch(request).await.unwrap().into_inner())
+    }
 
-/// Whether the service is serving, now, in the process at `url`.
-pub async fn is_serving_at(url: &str, service: &str) -> bool {
-    let request = HealthCheckRequest { service: service.into() };
-    let answer = HealthClient::new(connect(url).await).check(request).await.unwrap().into_inner();
-    answer.status() == ServingStatus::Serving
-}
+    /// Whether one of the services is serving now.
+    pub async fn is_serving(&self, service: &str) -> bool {
+        let request = HealthCheckRequest { service: service.into() };
+        let answer = self.health().check(request).await.unwrap().into_inner();
+        answer.status() == ServingStatus::Serving
+    }
 
-/// A connection to the service.
-pub async fn channel(app: &App) -> Channel {
-    connect(&format!("http://{}", app.server.grpc_addr())).await
-}
-
-async fn connect(url: &str) -> Channel {
-    Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
-}
-
-/// A client of grpc.health.v1.
-pub async fn health(app: &App) -> HealthClient<Channel> {
-    HealthClient::new(channel(app).await)
+    /// Waits until the service is attached to the broker.
+    pub async fn attached(&self) {
+        until("attached to the broker", || async { self.is_serving(USER_EVENTS).await.then_some(()) }).await;
+    }
 }

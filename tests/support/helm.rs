@@ -1,6 +1,9 @@
-//! The chart, rendered by a real helm.
+//! The chart, rendered by helm.
 
-use std::process::{Command, Output};
+use std::{
+    collections::BTreeMap,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
 
@@ -9,26 +12,26 @@ use super::tools;
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/latchkey");
 const FULL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/latchkey/ci/full-values.yaml");
 
-/// Further arguments for the two sets of values that everything is checked with.
+/// The arguments for the two sets of values with which everything is checked.
 pub const DEFAULT_AND_FULL: [&[&str]; 2] = [&[], &["--values", FULL]];
-/// The second of them.
+/// The arguments for the set in which every value is given.
 pub const WITH_FULL: &[&str] = DEFAULT_AND_FULL[1];
 
-/// What a program said, and whether it was content.
+/// The result of a program.
 pub struct Said {
-    pub content: bool,
+    pub succeeded: bool,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Said {
-    /// Its standard output.
+    /// The standard output.
     ///
     /// # Panics
     ///
-    /// It was not content.
+    /// The program failed.
     pub fn good(self) -> String {
-        assert!(self.content, "{}{}", self.stdout, self.stderr);
+        assert!(self.succeeded, "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 }
@@ -36,14 +39,14 @@ impl Said {
 impl From<Output> for Said {
     fn from(output: Output) -> Self {
         Self {
-            content: output.status.success(),
+            succeeded: output.status.success(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
 }
 
-/// Runs a program that checks something.
+/// Runs a program.
 pub fn run(program: &str, how_to_install: &str, arguments: &[&str]) -> Said {
     Command::new(tools::find(program, how_to_install)).args(arguments).output().unwrap().into()
 }
@@ -53,12 +56,12 @@ pub fn helm(arguments: &[&str]) -> Said {
     run("helm", "install it and put it into PATH", arguments)
 }
 
-/// What the chart makes with these further arguments, as helm prints it.
+/// Renders the chart with these further arguments.
 pub fn template(arguments: &[&str]) -> Said {
     helm(&[&["template", "latchkey", CHART, "--namespace", "prod"][..], arguments].concat())
 }
 
-/// The objects that the chart makes with these further arguments.
+/// The objects that the chart contains with these further arguments.
 pub fn objects(arguments: &[&str]) -> Vec<Value> {
     serde_saphyr::from_multiple(&template(arguments).good()).unwrap()
 }
@@ -69,6 +72,13 @@ pub fn the<'a>(kind: &str, objects: &'a [Value]) -> &'a Value {
     let object = found.next().unwrap_or_else(|| panic!("there is no {kind}"));
     assert!(found.next().is_none(), "there is more than one {kind}");
     object
+}
+
+/// The environment variables of the serving container, by name.
+pub fn variables(objects: &[Value]) -> BTreeMap<String, Value> {
+    let containers = &the("Deployment", objects)["spec"]["template"]["spec"]["containers"];
+    let variables = containers[0]["env"].as_array().unwrap();
+    variables.iter().map(|one| (one["name"].as_str().unwrap().to_owned(), one.clone())).collect()
 }
 
 /// A file of the chart.

@@ -1,4 +1,4 @@
-//! The simplest client of HTTP/1.1.
+//! A minimal HTTP/1.1 client.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::soon;
 
-/// Sends a request, and gives the status, the head and the body of the answer.
+/// Sends a request, and returns the status, the head in lower case, and the body of the answer.
 pub async fn send(
     addr: SocketAddr,
     method_and_path: &str,

@@ -10,7 +10,13 @@ use std::{
     thread::JoinHandle,
 };
 
-use super::{PATIENCE, app::CHEAP_ARGON2};
+use super::{
+    Client, PATIENCE,
+    app::{CHEAP_ARGON2, FREE_PORTS},
+};
+
+/// The exit status of a command that was not carried out.
+pub const FAILURE: i32 = 2;
 
 /// The binary with a clean environment.
 pub fn command() -> Command {
@@ -19,7 +25,7 @@ pub fn command() -> Command {
     command
 }
 
-/// The binary with a clean environment, started by another program that is given its name as its next argument.
+/// Another program, with a clean environment, that is given the path of the binary as its last argument.
 pub fn command_by(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).arg(env!("CARGO_BIN_EXE_latchkey"));
@@ -32,17 +38,17 @@ pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: impl 
     let mut command = command();
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // It may end without reading.
+    // The binary may end before it reads its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_ref());
     child.wait_with_output().unwrap()
 }
 
-/// Runs the binary in `folder` with arguments that it must refuse, and gives what it said.
+/// Runs the binary in `folder` with arguments that it must refuse, and returns its output.
 pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
     refuses_with(folder, arguments, &[])
 }
 
-/// The same, with variables.
+/// Runs the binary as [`refuses`] does, with environment variables.
 pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = command();
     command.envs(variables.iter().copied());
@@ -57,21 +63,21 @@ pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)
     }
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?} {variables:?}: {said}");
+    assert_eq!(output.status.code(), Some(FAILURE), "{arguments:?} {variables:?}: {said}");
     said
 }
 
-/// A process that ends with the test.
+/// A process that is killed when the test ends.
 pub struct Killed(pub Child);
 
 impl Killed {
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         super::until("exit", || {
             let status = self.0.try_wait().unwrap();
@@ -88,10 +94,13 @@ impl Drop for Killed {
     }
 }
 
-/// `latchkey serve` as a process of its own.
+/// The lines of standard output that are kept until the test reads them; it reads the first two.
+const QUEUED_LINES: usize = 64;
+
+/// `latchkey serve` in a process.
 pub struct Process {
     child: Killed,
-    /// What it said first: where it listens, and how to try it.
+    /// The first lines of its output: the addresses, and a command to try.
     pub greeting: Vec<String>,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -99,12 +108,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it in `folder` and waits until it listens.
+    /// Starts the service in `folder` and waits until it listens.
     pub fn start(folder: &Path, settings: &[&str]) -> Self {
         Self::start_with(folder, settings, &[])
     }
 
-    /// Starts it with these variables too.
+    /// Starts the service as [`Process::start`] does, with environment variables.
     pub fn start_with(folder: &Path, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command();
         command.envs(variables.iter().copied());
@@ -112,18 +121,18 @@ impl Process {
         Self::start_by(command, settings)
     }
 
-    /// Starts it by a command that lacks the settings, and waits until it listens.
+    /// Adds the settings to `command`, runs it, and waits until the service listens.
     pub fn start_by(command: Command, settings: &[&str]) -> Self {
         Self::start_logging_to(Stdio::piped(), command, settings)
     }
 
-    /// The same, with a standard error of the test's own: its output is read only if it is a new pipe.
+    /// Starts the service as [`Process::start_by`] does, with another standard error; it is read if it is a new pipe.
     pub fn start_logging_to(stderr: impl Into<Stdio>, mut command: Command, settings: &[&str]) -> Self {
         if !settings.contains(&CHEAP_ARGON2[0]) {
             command.args(CHEAP_ARGON2);
         }
         command.args(settings);
-        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        command.args(FREE_PORTS);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stderr = child.stderr.take();
         let log = std::thread::spawn(move || {
@@ -134,63 +143,68 @@ impl Process {
             text
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (tell, told) = mpsc::sync_channel(64);
+        let (sender, first_lines) = mpsc::sync_channel(QUEUED_LINES);
         let output = std::thread::spawn(move || {
             let mut text = String::new();
             for line in stdout.lines().map_while(Result::ok) {
                 text.push_str(&line);
                 text.push('\n');
-                let _ = tell.send(line);
+                let _ = sender.try_send(line);
             }
             text
         });
-        let line = || told.recv_timeout(PATIENCE).ok();
-        let (Some(listens), Some(try_it)) = (line(), line()) else {
+        let line = || first_lines.recv_timeout(PATIENCE).ok();
+        let (Some(addresses), Some(example)) = (line(), line()) else {
             let _ = child.kill();
-            panic!("it did not start: {}", log.join().unwrap());
+            panic!("the service did not start: {}", log.join().unwrap());
         };
-        let mut addrs = listens.split(' ').filter_map(|word| word.parse().ok());
+        let mut addrs = addresses.split(' ').filter_map(|word| word.parse().ok());
         let (grpc_addr, http_addr) = (addrs.next().unwrap(), addrs.next().unwrap());
         let child = Killed(child);
-        Self { child, greeting: vec![listens, try_it], grpc_addr, http_addr, output: vec![output, log] }
+        Self { child, greeting: vec![addresses, example], grpc_addr, http_addr, output: vec![output, log] }
     }
 
-    /// The URL of its gRPC listener.
+    /// Connects to the service.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.grpc_addr, self.http_addr).await
+    }
+
+    /// The URL of the gRPC listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc_addr)
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// A field of /proc/PID/status, in bytes: VmRSS is its resident memory, VmHWM the most that there was of it.
+    /// A field of /proc/PID/status in bytes: VmRSS is the resident memory, VmHWM its peak.
     pub fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, as a crash would.
     pub fn kill(mut self) {
         self.child.0.kill().unwrap();
         self.child.0.wait().unwrap();
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub fn signal(&self, name: &str) {
         self.child.signal(name);
     }
 
-    /// Waits until it has ended, and gives all that it emitted.
+    /// Waits until the process has ended, and returns its exit status and its output.
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let status = self.child.ended().await;
         let output = std::mem::take(&mut self.output);
         (status, output.into_iter().map(|reader| reader.join().unwrap()).collect())
     }
 
-    /// Tells it to stop and waits until it has.
+    /// Stops the service with SIGTERM, and returns its output.
     pub async fn stop(self) -> String {
         self.signal("TERM");
         let (status, output) = self.ended().await;

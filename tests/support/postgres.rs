@@ -16,9 +16,10 @@ use tempfile::TempDir;
 
 use super::{guarded_process::GuardedProcess, tools};
 
-const HOW_TO_INSTALL: &str = "install PostgreSQL: apt-get install postgresql";
+/// More than all tests that run at once use.
+const CONNECTIONS: u32 = 400;
 
-/// A cluster of the test's own.
+/// A PostgreSQL cluster.
 #[derive(Debug)]
 pub struct Postgres {
     // Before the folder: the server stops, then its files go.
@@ -28,14 +29,14 @@ pub struct Postgres {
     settings: Vec<String>,
 }
 
-/// How a cluster differs from the usual one.
+/// How a cluster differs from the default one.
 #[derive(Debug, Default)]
 pub struct Options<'a> {
-    /// The folder that its own folder is made in.
+    /// The folder in which the cluster's folder is created.
     pub parent: Option<&'a Path>,
-    /// Arguments of initdb, after the usual ones.
+    /// Further arguments of initdb.
     pub initdb: &'a [&'a str],
-    /// Settings of the server, as `name=value`.
+    /// Further settings of the server, as `name=value`.
     pub settings: &'a [&'a str],
 }
 
@@ -48,12 +49,12 @@ impl Postgres {
         &SHARED
     }
 
-    /// Makes a cluster and starts it.
+    /// Creates a cluster and starts it.
     pub fn start() -> Self {
         Self::start_with(&Options::default())
     }
 
-    /// Makes another than the usual cluster and starts it.
+    /// Creates a cluster with these options and starts it.
     pub fn start_with(options: &Options<'_>) -> Self {
         let mut folder = tempfile::Builder::new();
         folder.prefix("latchkey-postgres-");
@@ -63,7 +64,7 @@ impl Postgres {
         };
         let folder = folder.unwrap();
         chown(folder.path(), user(), user()).unwrap();
-        let mut initdb = Command::new(tools::find("initdb", HOW_TO_INSTALL));
+        let mut initdb = Command::new(tools::find("initdb", tools::INSTALL_POSTGRES));
         initdb.arg("--pgdata").arg(folder.path().join("data")).current_dir("/");
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
         initdb.args(options.initdb);
@@ -78,7 +79,7 @@ impl Postgres {
         postgres
     }
 
-    /// All that the server has said since it was last started.
+    /// The server's log since its last start.
     pub fn log(&self) -> String {
         self.running.as_ref().map(GuardedProcess::output).unwrap_or_default()
     }
@@ -91,20 +92,21 @@ impl Postgres {
     /// Starts the server again, on the same port.
     pub fn resume(&mut self) {
         let port = self.port.to_string();
+        let connections = format!("max_connections={CONNECTIONS}");
         let data = self.folder.path().join("data");
         let mut arguments = vec!["-D", data.to_str().unwrap(), "-p", &port];
-        let usual = [
+        let defaults = [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "fsync=off",
-            "max_connections=400",
+            &connections,
             "shared_preload_libraries=pg_stat_statements",
         ];
-        for setting in usual.into_iter().chain(self.settings.iter().map(String::as_str)) {
+        for setting in defaults.into_iter().chain(self.settings.iter().map(String::as_str)) {
             arguments.extend(["-c", setting]);
         }
         self.running = Some(GuardedProcess::start(
-            &tools::find("postgres", HOW_TO_INSTALL),
+            &tools::find("postgres", tools::INSTALL_POSTGRES),
             arguments,
             user(),
             "QUIT",

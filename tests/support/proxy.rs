@@ -1,4 +1,4 @@
-//! A TCP proxy that can stop passing on what clients send, as a network that swallows it would.
+//! A TCP proxy that can drop what clients send, as a broken network does.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,8 @@ use tokio::{
     sync::watch,
 };
 
+use super::postgres::Postgres;
+
 /// A proxy on a free port.
 pub struct Proxy {
     pub addr: SocketAddr,
@@ -16,7 +18,16 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Passes connections on to `port` of this machine.
+    /// Starts a proxy to a new PostgreSQL database, and returns it with the URL of the database through it.
+    pub async fn to_new_database() -> (Self, String) {
+        let url = Postgres::shared().create_database().await;
+        let (_, name) = url.rsplit_once('/').unwrap();
+        let proxy = Self::to(Postgres::shared().port()).await;
+        let url = format!("postgres://postgres@{}/{name}", proxy.addr);
+        (proxy, url)
+    }
+
+    /// Starts a proxy to `port` of this machine.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -48,17 +59,17 @@ impl Proxy {
         Self { addr, swallow, port }
     }
 
-    /// Passes new connections on to another port.
+    /// Forwards new connections to another port.
     pub fn redirect_to(&self, port: u16) {
         self.port.send_replace(port);
     }
 
-    /// From now on nothing that a client sends arrives; what the server sends still does.
+    /// Drops what clients send from now on; what the server sends still arrives.
     pub fn swallow_requests(&self) {
         self.swallow.send_replace(true);
     }
 
-    /// From now on what clients send arrives again; what was swallowed is lost.
+    /// Forwards what clients send again; what was dropped is lost.
     pub fn pass_requests(&self) {
         self.swallow.send_replace(false);
     }

@@ -24,7 +24,12 @@ impl Standby {
         std::os::unix::fs::chown(folder.path(), user, user).unwrap();
         let data = folder.path().join("data");
         let mut backup = Command::new(tools::find("pg_basebackup", HOW_TO_INSTALL));
-        backup.args(["--host=127.0.0.1", "--username=postgres", "--write-recovery-conf", "--checkpoint=fast"]);
+        backup.args([
+            "--host=127.0.0.1",
+            "--username=postgres",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+        ]);
         backup.args(["--no-sync", "--wal-method=stream"]).arg(format!("--port={}", primary.port()));
         backup.arg("--pgdata").arg(&data).current_dir("/");
         if let Some(user) = user {

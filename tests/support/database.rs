@@ -1,0 +1,65 @@
+//! The databases that Latchkey runs on, and the SQL that they write differently.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::postgres::Postgres;
+
+/// The database that a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+impl Database {
+    /// The database that `url` belongs to.
+    pub fn of(url: &str) -> Self {
+        if url.starts_with("sqlite:") { Self::Sqlite } else { Self::Postgres }
+    }
+
+    /// Returns the URL of a new database and a new folder; the database file of SQLite will be in it.
+    pub async fn create(self) -> (String, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = match self {
+            Self::Sqlite => format!("sqlite://{}", sqlite_file(folder.path()).display()),
+            Self::Postgres => Postgres::shared().create_database().await,
+        };
+        (url, folder)
+    }
+
+    /// A table expression whose column `n` counts from 1 to `last`.
+    pub fn series(self, last: usize) -> String {
+        match self {
+            Self::Sqlite => format!(
+                "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {last}) SELECT n FROM s)"
+            ),
+            Self::Postgres => format!("(SELECT generate_series(1, {last}) AS n)"),
+        }
+    }
+
+    /// An expression for a new id in each row.
+    pub fn random_id(self) -> &'static str {
+        match self {
+            Self::Sqlite => "randomblob(16)",
+            Self::Postgres => "gen_random_uuid()",
+        }
+    }
+
+    /// The id of a token as a literal.
+    pub fn id(self, id: &str) -> String {
+        match self {
+            Self::Sqlite => format!("x'{}'", id.replace('-', "")),
+            Self::Postgres => format!("'{id}'"),
+        }
+    }
+}
+
+/// The database file of a test in its folder.
+pub fn sqlite_file(folder: &Path) -> std::path::PathBuf {
+    folder.join("test.db")
+}
+
+/// A time literal for rows whose time does not matter.
+pub const SOME_TIME: &str = "'2026-01-01 00:00:00+00:00'";
