@@ -6,19 +6,15 @@ use latchkey::{
 use prost_types::Timestamp;
 use rstest::rstest;
 
-use crate::support::{App, Database::Postgres, app::violations, http};
+use crate::support::{App, Database::Postgres, client::create_request, status::violations};
 
 fn expiring(name: &str, at: DateTime<Utc>) -> CreateTokenRequest {
-    CreateTokenRequest {
-        user_id: "alice".into(),
-        name: name.into(),
-        expire_time: Some(Timestamp { seconds: at.timestamp(), nanos: 0 }),
-        ..Default::default()
-    }
+    let expire_time = Some(Timestamp { seconds: at.timestamp(), nanos: 0 });
+    CreateTokenRequest { expire_time, ..create_request("alice", name) }
 }
 
-/// A replica whose clock is wrong judges expiry by the database's all the same, and says that its own is wrong. (SQLite
-/// has no other clock than the machine's.)
+/// A replica with a wrong clock judges expiry by the database's clock, and says that its own is wrong. SQLite has only the
+/// machine's clock.
 #[rstest]
 #[tokio::test]
 async fn expiry_is_judged_by_the_clock_of_the_database(#[values(-1, 1)] hours: i64) {
@@ -29,12 +25,12 @@ async fn expiry_is_judged_by_the_clock_of_the_database(#[values(-1, 1)] hours: i
     let expiry = right.now() + TimeDelta::minutes(10);
     let secret = app.create_with(expiring("future", expiry)).await.unwrap().secret;
     app.validate(&secret).await.unwrap();
-    // As if it had been created a while ago; it leaves the memory with the restart.
+    // The database's clock cannot be advanced. The restart evicts the token.
     app.sql("UPDATE tokens SET expires_at = now() - interval '1 minute' WHERE name = 'future'").await;
     let app = app.restart_with_clock(Clock::system_with_error(TimeDelta::hours(hours))).await;
     assert_eq!(app.validate(&secret).await, Err(Reason::Expired));
 
-    let (status, _, body) = http::send(app.server.http_addr(), "GET /readyz", &[], b"").await;
+    let (status, body) = app.get("/readyz").await;
     let side = if hours < 0 { "behind" } else { "ahead of" };
     assert_eq!(status, 200);
     assert!(body.contains(&format!(" s {side} the database's")), "{body}");

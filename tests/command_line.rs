@@ -95,7 +95,7 @@ async fn people_get_a_table() {
     assert!(text(&token(&app, &["validate"], secret)).starts_with("valid\n"));
     let wrong = token(&app, &["validate"], &secret[1..]);
     assert_eq!(
-        (wrong.status.code(), text(&wrong).starts_with("invalid: it has not the form")),
+        (wrong.status.code(), text(&wrong).starts_with("invalid: it does not have the form")),
         (Some(INVALID), true)
     );
     let id = lines[1].split(' ').next().unwrap();

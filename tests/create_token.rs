@@ -20,7 +20,7 @@ const DEFAULT_LIMIT: usize = 50;
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn a_token_has_the_properties_that_were_requested(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let app = App::start_with_clock(database, manual_clock()).await;
     let expire_time = Timestamp { seconds: START_SECONDS + MINUTE, nanos: 123_456_789 };
     let answer = app
         .create_with(CreateTokenRequest {
@@ -164,7 +164,7 @@ async fn a_name_is_taken_until_its_token_is_deleted(database: Database) {
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn a_user_has_fifty_live_tokens_at_most(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let app = App::start_with_clock(database, manual_clock()).await;
     let (first, _) = app.issue("alice", "token 0").await;
     let soon = Timestamp { seconds: START_SECONDS + MINUTE, nanos: 0 };
     app.create_with(CreateTokenRequest { expire_time: Some(soon), ..request("alice", "expires") })

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
 use tonic::Code;
 
 use crate::support::{
-    App, http,
+    App,
     postgres::{Options, Postgres},
     proxy::Proxy,
     standby::Standby,
@@ -16,7 +16,7 @@ async fn connect(url: &str) -> DatabaseConnection {
     Database::connect(url).await.unwrap()
 }
 
-/// A standby may lack revocations, however current it says it is: nothing is answered from it.
+/// A standby may lack revocations, however up to date it claims to be, so nothing is answered from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_is_never_read() {
     let primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
@@ -27,16 +27,14 @@ async fn a_standby_is_never_read() {
     let paused = connect(&standby.url(&url)).await;
     paused.execute_unprepared("SELECT pg_wal_replay_pause()").await.unwrap();
 
-    let keys = app.folder.path().join("data/keyring.toml");
-    let keys = if keys.exists() { vec!["--key-ring", keys.to_str().unwrap()] } else { Vec::new() };
-    let replica = App::start_on(standby.url(&url), tempfile::tempdir().unwrap(), &keys).await;
+    let replica = App::start_on(standby.url(&url), tempfile::tempdir().unwrap(), &[]).await;
     assert_eq!(replica.try_validate(&secret, &[]).await.unwrap_err().code(), Code::Unavailable);
     app.delete("alice", &id).await.unwrap();
     for _ in 0..20 {
         assert_eq!(replica.try_validate(&secret, &[]).await.unwrap_err().code(), Code::Unavailable);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let (status, _, body) = http::send(replica.server.http_addr(), "GET /readyz", &[], b"").await;
+    let (status, body) = replica.get("/readyz").await;
     assert_eq!(status, 503);
     assert!(body.contains("in recovery"), "{body}");
 }
@@ -53,7 +51,7 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     let (_, kept) = app.issue("alice", "kept").await;
     let standby = Standby::of(&primary);
     let admin = connect(&standby.url(&url)).await;
-    // From here on the standby receives nothing more.
+    // The standby receives nothing from here on.
     admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
     admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
     let receivers = "SELECT FROM pg_stat_wal_receiver";
@@ -70,8 +68,8 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     primary.stop();
     admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
     proxy.redirect_to(standby.port);
-    // Valid from memory until the service sees the new primary, and then no more.
-    let reason = until("an answer of the new primary's", || async {
+    // It is valid from memory until the service sees the new primary.
+    let reason = until("an answer from the new primary", || async {
         app.try_validate(&lost, &[]).await.ok().and_then(Result::err)
     })
     .await;

@@ -53,7 +53,7 @@ async fn a_cached_token_is_validated_without_the_database_and_without_argon2(dat
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn expiry_is_checked_at_each_call(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let app = App::start_with_clock(database, manual_clock()).await;
     let expire_time = Timestamp { seconds: START_SECONDS + 60, nanos: 0 };
     let request = CreateTokenRequest { expire_time: Some(expire_time), ..create_request("alice", "short") };
     let secret = app.create_with(request).await.unwrap().secret;

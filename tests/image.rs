@@ -52,8 +52,9 @@ fn the_tests_build_the_program_as_the_image_does() {
     for file in ["Dockerfile", "scripts/tools"] {
         assert!(read(file).contains(flags), "{file} lacks {flags}");
     }
-    for script in ["scripts/test", ".ci/run"] {
+    for script in ["scripts/test", "scripts/lint"] {
         assert!(read(script).contains("\nstatic_build\n"), "{script} builds without the flags");
+        assert!(read(".ci/run").contains(&format!("\n{script}\n")), ".ci/run does not run {script}");
     }
 }
 

@@ -21,7 +21,7 @@ fn after(seconds: i64) -> Option<Timestamp> {
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn a_use_is_written_within_the_interval_and_at_the_stop(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &SOON).await;
+    let app = App::start_with_clock_and(database, manual_clock(), &SOON).await;
     let (_, used) = app.issue("alice", "used").await;
     app.issue("alice", "unused").await;
     app.clock.advance(TimeDelta::seconds(1));
@@ -45,7 +45,7 @@ async fn a_use_is_written_within_the_interval_and_at_the_stop(database: Database
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn the_last_use_never_goes_back(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &AT_THE_STOP).await;
+    let app = App::start_with_clock_and(database, manual_clock(), &AT_THE_STOP).await;
     let (_, bearer) = app.issue("alice", "one").await;
     app.clock.advance(TimeDelta::seconds(2));
     app.validate(&bearer).await.unwrap();

@@ -40,7 +40,7 @@ async fn pages(app: &App, user: &str, size: i32) -> Vec<Vec<String>> {
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn a_list_has_the_users_tokens_that_are_not_deleted_and_the_newest_come_first(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let app = App::start_with_clock(database, manual_clock()).await;
     app.issue("alice", "one").await;
     let expire_time = Some(Timestamp { seconds: START_SECONDS + 1, nanos: 0 });
     let expires = CreateTokenRequest { expire_time, ..create_request("alice", "expired") };

@@ -10,6 +10,8 @@ mod alerts;
 mod chart;
 /// The values of the chart: every setting can be set, and wrong values are refused by name.
 mod chart_values;
+/// Expiry is judged by the database's clock, however wrong a replica's clock is.
+mod clocks;
 /// `latchkey token …` for people and for programs.
 mod command_line;
 /// Names stay unique and limits hold, however many calls come at once.

@@ -4,9 +4,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    first_start::paste,
-    support::{guarded_process::GuardedProcess, latchkey::Process, tools, until},
+use crate::support::{
+    guarded_process::GuardedProcess,
+    latchkey::Process,
+    shell::{paste, paste_in},
+    tools, until,
 };
 
 const README: &str = include_str!("../README.md");
@@ -19,16 +21,18 @@ fn blocks(heading: &str) -> Vec<String> {
     blocks.collect()
 }
 
-/// Returns the lines of "A first token" as they stand, except for the service's address and the program's directory.
-fn first_token(process: &Process) -> String {
-    let program = Path::new(env!("CARGO_BIN_EXE_latchkey")).parent().unwrap();
-    format!("PATH={}:$PATH\nexport LATCHKEY_SERVER={}\n", program.display(), process.url())
-        + &blocks("## A first token").concat().replace("127.0.0.1:50051", &process.grpc_addr.to_string())
+/// Pastes the lines of "A first token" as they stand, except for the service's address.
+fn paste_first_token(process: &Process) -> String {
+    let lines = blocks("## A first token").concat();
+    let lines = lines.replace("127.0.0.1:50051", &process.grpc_addr.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    paste_in(folder.path(), &lines, &[("LATCHKEY_SERVER", &process.url())]).stdout
 }
 
-/// Returns the line of "When an account is deleted" that deletes an account by HTTP.
-fn deletion_by_http(process: &Process) -> String {
-    blocks("## When an account is deleted")[0].replace("127.0.0.1:8080", &process.http_addr.to_string())
+/// Pastes the line of "When an account is deleted" that deletes one by HTTP, except for the service's address.
+fn paste_deletion(process: &Process) -> String {
+    let line = &blocks("## When an account is deleted")[0];
+    paste(&line.replace("127.0.0.1:8080", &process.http_addr.to_string()))
 }
 
 fn shows_a_first_token(output: &str) -> bool {
@@ -40,7 +44,7 @@ fn shows_a_first_token(output: &str) -> bool {
 async fn the_first_token_is_created_by_the_lines_as_they_stand() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    let output = paste(&first_token(&process));
+    let output = paste_first_token(&process);
     assert!(shows_a_first_token(&output), "{output}");
     process.stop().await;
 }
@@ -50,11 +54,13 @@ async fn the_first_token_is_created_by_the_lines_as_they_stand() {
 async fn the_first_lines_work_again_when_they_are_pasted_again() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    let (first, deletion) = (first_token(&process), deletion_by_http(&process));
-    for lines in [&first, &first, &deletion, &first] {
-        let output = paste(lines);
-        assert!(lines == &deletion || shows_a_first_token(&output), "{output}");
+    for _ in 0..2 {
+        let output = paste_first_token(&process);
+        assert!(shows_a_first_token(&output), "{output}");
     }
+    paste_deletion(&process);
+    let output = paste_first_token(&process);
+    assert!(shows_a_first_token(&output), "{output}");
     process.stop().await;
 }
 
@@ -68,7 +74,7 @@ fn the_first_screen_says_that_callers_are_not_authenticated() {
 async fn an_account_is_deleted_by_the_line_as_it_stands() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]);
-    paste(&deletion_by_http(&process));
+    paste_deletion(&process);
     let output = process.stop().await;
     assert!(output.contains("user deleted") && output.contains("e-1"), "{output}");
 }

@@ -233,38 +233,38 @@ fn unsupported_trace_settings_stop_the_start() {
     for (variables, said) in [
         (
             vec![endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
-            "OTEL_EXPORTER_OTLP_PROTOCOL is \"http/protobuf\"; only \"grpc\" is spoken",
+            "OTEL_EXPORTER_OTLP_PROTOCOL: \"http/protobuf\" is not supported; only \"grpc\" is",
         ),
         (
             vec![endpoint, ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")],
-            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION is \"gzip\"; only \"none\" is spoken",
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION: \"gzip\" is not supported; only \"none\" is",
         ),
         (
             vec![endpoint, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such.pem")],
-            "OTEL_EXPORTER_OTLP_CERTIFICATE is \"/no/such.pem\", which cannot be read",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE: \"/no/such.pem\" cannot be read",
         ),
         (
             vec![endpoint, ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/no/such.key")],
-            "OTEL_EXPORTER_OTLP_CLIENT_KEY is set; certificates of clients are not supported",
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY: client certificates are not supported",
         ),
         (
             vec![endpoint, ("OTEL_TRACES_SAMPLER", "sometimes")],
-            "OTEL_TRACES_SAMPLER is \"sometimes\", which is none of always_on",
+            "OTEL_TRACES_SAMPLER: \"sometimes\" is not one of always_on",
         ),
         (
             vec![endpoint, ratio, ("OTEL_TRACES_SAMPLER_ARG", "banana")],
-            "OTEL_TRACES_SAMPLER_ARG is \"banana\"; a ratio is from 0 to 1",
+            "OTEL_TRACES_SAMPLER_ARG: \"banana\" is not a ratio from 0 to 1",
         ),
         (
             vec![endpoint, ratio, ("OTEL_TRACES_SAMPLER_ARG", "1.5")],
-            "OTEL_TRACES_SAMPLER_ARG is \"1.5\"; a ratio is from 0 to 1",
+            "OTEL_TRACES_SAMPLER_ARG: \"1.5\" is not a ratio from 0 to 1",
         ),
         (
             vec![
                 endpoint,
                 ("OTEL_EXPORTER_OTLP_CERTIFICATE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
             ],
-            "/Cargo.toml\", which has no certificate in PEM",
+            "/Cargo.toml\" contains no PEM certificate",
         ),
         (
             vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")],

@@ -74,7 +74,7 @@ impl Subject {
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn of_two_reasons_the_first_in_the_order_is_given(database: Database) {
-    let app = App::start_with_clock(database, manual_clock(), &[]).await;
+    let app = App::start_with_clock(database, manual_clock()).await;
     let mut subjects = Vec::new();
     for (index, first) in ORDER.into_iter().enumerate() {
         for second in &ORDER[index..] {

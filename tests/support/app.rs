@@ -48,11 +48,16 @@ impl App {
 
     /// Starts a service on a new database, with further settings.
     pub async fn start_with(database: Database, settings: &[&str]) -> Self {
-        Self::start_with_clock(database, Clock::system(), settings).await
+        Self::start_with_clock_and(database, Clock::system(), settings).await
     }
 
-    /// Starts a service on a new database, with a clock that the test sets.
-    pub async fn start_with_clock(database: Database, clock: Clock, settings: &[&str]) -> Self {
+    /// Starts a service on a new database, with another clock.
+    pub async fn start_with_clock(database: Database, clock: Clock) -> Self {
+        Self::start_with_clock_and(database, clock, &[]).await
+    }
+
+    /// Starts a service on a new database, with another clock and further settings.
+    pub async fn start_with_clock_and(database: Database, clock: Clock, settings: &[&str]) -> Self {
         let (url, folder) = database.create().await;
         Self::start_at(url, folder, settings, clock).await
     }
@@ -89,12 +94,22 @@ impl App {
         Self::start_at(self.url.clone(), tempfile::tempdir().unwrap(), &settings, self.clock.clone()).await
     }
 
-    /// Stops the service and starts it again with these settings.
+    /// Stops the service and starts it again with these settings and the same clock.
     pub async fn restart(self, settings: &[&str]) -> Self {
+        let clock = self.clock.clone();
+        self.restart_at(settings, clock).await
+    }
+
+    /// Stops the service and starts it again with this clock.
+    pub async fn restart_with_clock(self, clock: Clock) -> Self {
+        self.restart_at(&[], clock).await
+    }
+
+    async fn restart_at(self, settings: &[&str], clock: Clock) -> Self {
         self.server.stopper().cancel();
         drop(self.client);
         soon("stop", self.server.ended()).await.unwrap();
-        Self::start_at(self.url, self.folder, settings, self.clock).await
+        Self::start_at(self.url, self.folder, settings, clock).await
     }
 
     /// The runs of argon2id since the start.

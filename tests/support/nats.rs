@@ -18,7 +18,7 @@ const DEAD_LETTER_SUBJECT: &str = "latchkey.v1.dead_letter";
 
 /// A broker.
 pub struct Nats {
-    // Before the folder: the server stops, then its files go.
+    // Before the folder: the server stops, then its files are removed.
     running: Option<GuardedProcess>,
     pub folder: TempDir,
     port: u16,

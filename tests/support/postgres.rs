@@ -22,7 +22,7 @@ const CONNECTIONS: u32 = 400;
 /// A PostgreSQL cluster.
 #[derive(Debug)]
 pub struct Postgres {
-    // Before the folder: the server stops, then its files go.
+    // Before the folder: the server stops, then its files are removed.
     running: Option<GuardedProcess>,
     folder: TempDir,
     port: u16,

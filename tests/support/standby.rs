@@ -6,11 +6,9 @@ use tempfile::TempDir;
 
 use super::{guarded_process::GuardedProcess, postgres, tools};
 
-const HOW_TO_INSTALL: &str = "install PostgreSQL: apt-get install postgresql";
-
 /// A server that follows a primary by streaming replication until it is promoted.
 pub struct Standby {
-    // Before the folder: the server stops, then its files go.
+    // Before the folder: the server stops, then its files are removed.
     _running: GuardedProcess,
     _folder: TempDir,
     pub port: u16,
@@ -23,7 +21,7 @@ impl Standby {
         let user = postgres::user();
         std::os::unix::fs::chown(folder.path(), user, user).unwrap();
         let data = folder.path().join("data");
-        let mut backup = Command::new(tools::find("pg_basebackup", HOW_TO_INSTALL));
+        let mut backup = Command::new(tools::find("pg_basebackup", tools::INSTALL_POSTGRES));
         backup.args([
             "--host=127.0.0.1",
             "--username=postgres",
@@ -50,7 +48,7 @@ impl Standby {
             arguments.extend(["-c", setting]);
         }
         let running = GuardedProcess::start(
-            &tools::find("postgres", HOW_TO_INSTALL),
+            &tools::find("postgres", tools::INSTALL_POSTGRES),
             arguments,
             user,
             "QUIT",

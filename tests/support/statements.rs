@@ -1,9 +1,9 @@
 //! The SQL statements that a service in this process makes, taken from the spans of sea-orm.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::{
-    Subscriber,
+    Dispatch, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
     subscriber::DefaultGuard,
@@ -13,6 +13,11 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt as _},
 };
 
+/// As long as there is only one dispatcher, `tracing` disables a span for good if a thread without a subscriber is the
+/// first to enter it, as threads of other tests are. With two it asks both.
+static SECOND_DISPATCHER: LazyLock<Dispatch> =
+    LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+
 /// The statements of this thread, in the order in which they began. The runtime of the test must have one thread.
 #[derive(Clone, Default)]
 pub struct Statements(Arc<Mutex<Vec<String>>>);
@@ -20,6 +25,7 @@ pub struct Statements(Arc<Mutex<Vec<String>>>);
 impl Statements {
     /// Records statements until the guard is dropped.
     pub fn record() -> (Self, DefaultGuard) {
+        LazyLock::force(&SECOND_DISPATCHER);
         let statements = Self::default();
         let subscriber = tracing_subscriber::registry().with(statements.clone());
         (statements, tracing::subscriber::set_default(subscriber))
