@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement, Value};
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
-use super::support::{forge::forge, postgres::Postgres};
+use super::support::{bearer_token::forge, postgres::Postgres};
 
 const TOKENS_PER_USER: usize = 50;
 /// Rows per INSERT.

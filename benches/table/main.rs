@@ -12,7 +12,7 @@ mod load;
 mod report;
 mod server;
 #[path = "../../tests/support/mod.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
 use std::{
@@ -107,7 +107,7 @@ async fn hot() {
     let collector = Collector::start().await;
     let [endpoint, _] = collector.variables();
     let traced = [
-        (endpoint.0, endpoint.1.as_str()),
+        (endpoint.0, endpoint.1),
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
     ];
