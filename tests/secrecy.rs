@@ -207,18 +207,22 @@ async fn rows(app: &App, tables: &[&str], columns: &str) -> Vec<u8> {
     all
 }
 
-#[tokio::test]
+/// `migrate` ends with the error; `serve` logs it and waits for the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_of_the_database_does_not_contain_its_password() {
-    let port = tools::free_port();
-    let url = format!("postgres://u:{PASSWORD}@127.0.0.1:{port}/d");
-    for command in ["serve", "migrate"] {
-        let arguments = [command, "--database-url", &url, "--log", "trace", "--database-timeout", "300ms"];
-        let output = latchkey::run(arguments, "");
-        assert_eq!(output.status.code(), Some(FAILURE));
-        let said = [output.stdout, output.stderr].concat();
-        for part in [&b"LATCHKEY_DATABASE_URL"[..], b"Connection refused"] {
-            assert!(contains(&said, part), "{}", String::from_utf8_lossy(&said));
-        }
-        assert!(!contains(&said, PASSWORD.as_bytes()), "{}", String::from_utf8_lossy(&said));
+    let database = format!("127.0.0.1:{}/d", tools::free_port());
+    let url = format!("postgres://u:{PASSWORD}@{database}");
+    let settings = ["--database-url", &url, "--log", "trace", "--database-timeout", "300ms"];
+    let migration = latchkey::run([&["migrate"], &settings[..]].concat(), "");
+    assert_eq!(migration.status.code(), Some(FAILURE));
+    let migration = String::from_utf8([migration.stdout, migration.stderr].concat()).unwrap();
+    assert!(migration.contains("LATCHKEY_DATABASE_URL"), "{migration}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let service = Process::start(folder.path(), &settings).stop().await;
+    assert!(service.contains(&database), "{service}");
+    for output in [migration, service] {
+        assert!(output.contains("Connection refused"), "{output}");
+        assert!(!output.contains(PASSWORD), "{output}");
     }
 }

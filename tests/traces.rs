@@ -66,12 +66,13 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
     assert_eq!(
         below,
         [
+            // The rules are checked, so that argon2 does not run for a token that is refused anyway.
+            "sea_orm.query_one",
             "argon2id",
             "sea_orm.begin",
             // The account's row is inserted or locked.
             "sea_orm.query_one",
-            // The rules are checked.
-            "sea_orm.query_one",
+            // The rules are checked again, under the lock.
             "sea_orm.query_one",
             // The token and its event are inserted.
             "sea_orm.execute",

@@ -6,7 +6,7 @@ use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
     clock::Clock,
     credentials::{SecretHash, Tag},
-    store::{EventKind, NewTokenRow, Obstacles, Store},
+    store::{CommitGate, EventKind, NewTokenRow, Obstacles, Store},
     token::{BearerToken, Expiry, Scopes, Token, TokenName, UserId},
 };
 
@@ -60,8 +60,8 @@ impl TokenRegistry {
             expires_at: new.expiry.map(Expiry::at),
             last_used_at: None,
         };
-        let insert = insert(self.store.clone(), self.clock.clone(), token, credentials, limits);
-        let token = self.store.run_to_completion(insert).await?;
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        let token = self.store.write(|gate| insert(store, gate, clock, token, credentials, limits)).await?;
         Ok(Issued { secret: bearer.reveal(&self.prefix), token })
     }
 }
@@ -97,6 +97,7 @@ impl TokenLimits {
 /// Stores a token, if the rules allow it.
 async fn insert(
     store: Store,
+    gate: CommitGate,
     clock: Clock,
     mut token: Token,
     (hash, tag): (SecretHash, Option<Tag>),
@@ -113,7 +114,7 @@ async fn insert(
     let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, token.created_at);
     transaction.record(event).await?;
     let (user_id, token_id) = (token.user_id.as_str(), token.id);
-    match transaction.commit().await {
+    match transaction.commit(&gate).await {
         Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
         Err(error) => {
             tracing::warn!(user_id, %token_id, %error, "not known whether the token is issued");

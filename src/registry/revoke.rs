@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
-    store::{Event, EventKind, Eviction},
+    store::{CommitGate, Event, EventKind, Eviction},
     token::UserId,
 };
 
@@ -20,14 +20,14 @@ impl TokenRegistry {
     pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
-        let revoke = async move {
+        let revoke = |gate: CommitGate| async move {
             let now = clock.now();
             let transaction = store.begin().await?;
             if !transaction.revoke_token(&user, id, now).await? {
                 return Err(RegistryError::NotFound);
             }
             transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
-            let committed = transaction.commit().await;
+            let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Token(id));
             let (user_id, token_id) = (user.as_str(), id);
@@ -39,7 +39,7 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.run_to_completion(revoke).await
+        self.store.write(revoke).await
     }
 
     /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
@@ -58,7 +58,7 @@ impl TokenRegistry {
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
-        let delete = async move {
+        let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
                 return Ok(());
@@ -70,7 +70,7 @@ impl TokenRegistry {
             let event =
                 Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
             transaction.record(event).await?;
-            let committed = transaction.commit().await;
+            let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Account(user.clone()));
             let user_id = user.as_str();
@@ -82,6 +82,6 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.run_to_completion(delete).await
+        self.store.write(delete).await
     }
 }

@@ -22,5 +22,5 @@ pub use self::{
     pool::PoolState,
     revocation_log::{Eviction, LogHead},
     tokens::{NewTokenRow, Obstacles, StoredToken, TokenState},
-    transaction::WriteTransaction,
+    transaction::{CommitGate, WriteTransaction},
 };

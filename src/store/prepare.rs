@@ -41,7 +41,7 @@ impl Store {
             transaction.run(transaction.inner.execute_unprepared(LOCK)).await?;
         }
         transaction.run(latchkey_migrations::bring_up_to_date(&transaction.inner)).await?;
-        transaction.commit().await
+        transaction.commit_at_once().await
     }
 
     /// On a connection of its own: unlike a pool, which tries again and again, it tells why there is none.

@@ -1,11 +1,18 @@
 //! Transactions that write.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use sea_orm::{
     DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _,
 };
+use tokio::task::AbortHandle;
 use tracing::Instrument as _;
 
 use super::{Store, StoreError};
@@ -20,33 +27,73 @@ pub struct WriteTransaction {
 /// How much longer than the database itself this side waits for an answer, so that the database's own error comes first.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// What a write and its caller agree by: either the caller stops waiting before the COMMIT, and nothing happens, or the
+/// COMMIT begins first, and everything that follows it happens.
+#[derive(Clone, Debug, Default)]
+pub struct CommitGate(Arc<AtomicU8>);
+
+const OPEN: u8 = 0;
+const COMMITTING: u8 = 1;
+const CANCELLED: u8 = 2;
+
+impl CommitGate {
+    /// Whether the COMMIT may begin; from then on the write cannot be cancelled.
+    fn pass(&self) -> bool {
+        self.leave_open_for(COMMITTING)
+    }
+
+    /// Whether the write is cancelled: its COMMIT has not begun, and will not.
+    fn cancel(&self) -> bool {
+        self.leave_open_for(CANCELLED)
+    }
+
+    fn leave_open_for(&self, state: u8) -> bool {
+        self.0.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// Cancels a write when its caller stops waiting.
+struct CancelOnDrop(CommitGate, AbortHandle);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if self.0.cancel() {
+            self.1.abort();
+        }
+    }
+}
+
 impl Store {
-    /// Runs `work`, which writes, to its end even if the caller stops waiting: a COMMIT that is under way cannot be
-    /// taken back, so what follows it (evicting from memory, logging) must follow it always.
+    /// Runs `work`, a transaction, and what follows its COMMIT (evicting from memory, logging), in a task. If the caller
+    /// stops waiting before the COMMIT, the transaction is rolled back; after that, `work` runs to its end without the
+    /// caller, because a COMMIT cannot be taken back.
     ///
-    /// At most as many run at once as there are connections that write; a caller that gives up while it waits for its
-    /// turn leaves nothing behind.
+    /// At most as many run at once as there are connections that write.
     ///
     /// # Errors
     ///
     /// Those of `work`; [`StoreError::Away`], or [`StoreError::Timeout`] when its turn does not come in time.
-    pub async fn run_to_completion<T, E>(
-        &self,
-        work: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<T, E>
+    pub async fn write<T, E, W>(&self, work: impl FnOnce(CommitGate) -> W) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
+        W: Future<Output = Result<T, E>> + Send + 'static,
     {
         self.reachability.check()?;
         let turn = tokio::time::timeout(self.timeout, self.writers.clone().acquire_owned()).await;
         let Ok(Ok(permit)) = turn else { return Err(StoreError::Timeout.into()) };
-        let work = async move {
-            let _permit = permit;
-            work.await
-        };
-        // The task is never aborted: it fails only if `work` panics.
-        tokio::spawn(work.in_current_span()).await.map_err(|_| StoreError::Interrupted)?
+        let gate = CommitGate::default();
+        let work = work(gate.clone());
+        let task = tokio::spawn(
+            async move {
+                let _permit = permit;
+                work.await
+            }
+            .in_current_span(),
+        );
+        let _cancel = CancelOnDrop(gate, task.abort_handle());
+        // Aborted only when this future is dropped, so it fails only if `work` panics.
+        task.await.map_err(|_| StoreError::Interrupted)?
     }
 
     /// Begins a transaction that writes.
@@ -81,7 +128,12 @@ impl WriteTransaction {
     /// # Errors
     ///
     /// It is not known whether they are permanent.
-    pub async fn commit(self) -> Result<(), StoreError> {
+    pub async fn commit(self, gate: &CommitGate) -> Result<(), StoreError> {
+        if gate.pass() { self.commit_at_once().await } else { Err(StoreError::Interrupted) }
+    }
+
+    /// The same for a transaction that nobody can cancel.
+    pub(super) async fn commit_at_once(self) -> Result<(), StoreError> {
         within(self.bound, self.inner.commit()).await
     }
 
@@ -97,4 +149,17 @@ impl WriteTransaction {
 /// The database's own timeouts do not help when the network swallows what is sent.
 async fn within<T>(bound: Duration, answer: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
     Ok(tokio::time::timeout(bound, answer).await.map_err(|_| StoreError::Timeout)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_cancelled_or_committed_and_never_both() {
+        let committed = CommitGate::default();
+        assert!(committed.pass() && !committed.cancel());
+        let cancelled = CommitGate::default();
+        assert!(cancelled.cancel() && !cancelled.pass());
+    }
 }

@@ -51,6 +51,8 @@ pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
 /// Runs the binary as [`refuses`] does, with environment variables.
 pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = command();
+    // Some commands would otherwise listen on the default ports, which another test may be using.
+    command.env("LATCHKEY_GRPC_ADDR", "127.0.0.1:0").env("LATCHKEY_HTTP_ADDR", "127.0.0.1:0");
     command.envs(variables.iter().copied());
     command.current_dir(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
