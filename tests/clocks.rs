@@ -13,8 +13,8 @@ fn expiring(name: &str, at: DateTime<Utc>) -> CreateTokenRequest {
     CreateTokenRequest { expire_time, ..create_request("alice", name) }
 }
 
-/// A replica with a wrong clock judges expiry by the database's clock, and says that its own is wrong. SQLite has only the
-/// machine's clock.
+/// A replica with a wrong clock judges expiry by the database's clock, and says that its own is wrong. SQLite has only
+/// the machine's clock.
 #[rstest]
 #[tokio::test]
 async fn expiry_is_judged_by_the_clock_of_the_database(#[values(-1, 1)] hours: i64) {

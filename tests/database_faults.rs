@@ -225,8 +225,8 @@ async fn hold_commits(postgres: &Postgres, hold: bool) {
     admin.close().await.unwrap();
 }
 
-/// The log says that a token is revoked when that is known, also after the caller has given up; and that it is not known
-/// when the COMMIT was not answered.
+/// The log says that a token is revoked when that is known, also after the caller has given up; and that it is not
+/// known when the COMMIT was not answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_says_of_a_revocation_what_is_known() {
     let postgres = Postgres::start();

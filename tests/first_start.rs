@@ -1,8 +1,6 @@
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
-use crate::support::{latchkey as binary, latchkey::Process};
-
-pub use crate::support::shell::paste;
+use crate::support::{latchkey as binary, latchkey::Process, shell::paste};
 
 fn mode(file: &Path) -> u32 {
     std::fs::metadata(file).unwrap().permissions().mode() & 0o777

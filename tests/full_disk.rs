@@ -23,8 +23,8 @@ enum Call {
 /// How many calls fail on a full disk before there is space again.
 const MOST_FAILURES: usize = 5;
 
-/// Breaks the disk, lets `call` fail `failures` times, and repairs the disk. Checks that the service then writes without a
-/// restart, and that what it acknowledges is committed.
+/// Breaks the disk, lets `call` fail `failures` times, and repairs the disk. Checks that the service then writes without
+/// a restart, and that what it acknowledges is committed.
 async fn acknowledged_changes_are_committed(
     folder: &Path,
     settings: &[&str],

@@ -19,7 +19,8 @@ const PIPE_BYTES: usize = 64 * 1024;
 
 const DROPPED: &str = "latchkey_log_lines_dropped_total";
 
-/// Makes so many calls that their log at level TRACE is more than the pipe and the queue hold: each has dozens of lines.
+/// Makes so many calls that their log at level TRACE is more than the pipe and the queue hold. Each call has
+/// dozens of lines.
 async fn call_thousands_of_times(process: &Process) {
     const CALLERS: usize = 8;
     const CALLS_OF_EACH: usize = 200;

@@ -1,4 +1,4 @@
-//! Wires the parts, opens the listeners, and shuts down in order.
+//! Opens the listeners and the database, and starts the parts of the service.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -12,7 +12,6 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{readiness::DatabaseWatch, shutdown::Service};
 use crate::{
-    account_events::EventCounts,
     clock::Clock,
     config::{self, Config, ConfigError},
     credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
@@ -34,57 +33,36 @@ pub struct Server {
 }
 
 /// Why the service did not start.
+#[allow(missing_docs, reason = "the fields are what their names say")]
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A setting is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The argon2 costs do not go together.
+    /// The combination of argon2 costs is not allowed.
     #[error("--argon2-memory-kib and --argon2-iterations: {0}")]
     Argon2(argon2::Error),
     /// The key ring cannot be used.
     #[error("--key-ring (LATCHKEY_KEY_RING): {file} {error}")]
-    KeyRing {
-        /// The file.
-        file: String,
-        /// Why.
-        error: KeyRingError,
-    },
-    /// The data folder cannot be made.
+    KeyRing { file: String, error: KeyRingError },
+    /// The data folder cannot be created.
     #[error("--data-dir (LATCHKEY_DATA_DIR): {}: {error}", .folder.display())]
-    DataDir {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The database cannot be opened or migrated, and will not be by waiting.
+    DataDir { folder: PathBuf, error: std::io::Error },
+    /// The database cannot be opened or migrated, and retrying would not help.
     #[error("--database-url (LATCHKEY_DATABASE_URL): {location}: {error}")]
-    Store {
-        /// The file, or host, port and name.
-        location: String,
-        /// Why.
-        error: StoreError,
-    },
+    Store { location: String, error: StoreError },
     /// An address cannot be listened on.
     #[error("{setting}: cannot listen on {addr}: {error}")]
-    Listen {
-        /// The setting.
-        setting: &'static str,
-        /// The address.
-        addr: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A metric is described in a way that Prometheus does not take.
+    Listen { setting: &'static str, addr: SocketAddr, error: std::io::Error },
+    /// A metric's description is not valid in Prometheus.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
-    /// The subscriber cannot be set up.
+    /// The settings of the subscriber cannot be used.
     #[error(transparent)]
     Nats(#[from] NatsError),
 }
 
-/// Why the service ended other than by being told to.
+/// Why the service stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The gRPC listener failed.
@@ -96,8 +74,8 @@ pub enum ServeError {
 }
 
 impl Server {
-    /// Opens the listeners and the database, migrates it, and serves. With PostgreSQL out of reach it serves all the
-    /// same, answers UNAVAILABLE, and goes on trying.
+    /// Opens the listeners and the database, migrates the database, and serves. If PostgreSQL is out of reach, the service
+    /// answers UNAVAILABLE and keeps trying.
     ///
     /// # Errors
     ///
@@ -131,61 +109,37 @@ impl Server {
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (unready, watched) = watch::channel(None);
         let watch = DatabaseWatch::new(store.clone(), health.clone(), unready, is_prepared).await;
-        let durations = grpc::durations()?;
-        let events = Arc::new(EventCounts::default());
-        let mut transports = JoinSet::new();
-        if let Some(settings) = config.nats.settings() {
-            let subscriber = nats::subscribe(
-                settings,
-                Arc::clone(&registry),
-                Arc::clone(&events),
-                health.clone(),
-                stop.clone(),
-            )
-            .await?;
-            transports.spawn(async {
-                subscriber.await;
-                Ok(())
-            });
-        }
-        let sources = HttpState {
+        let state = HttpState {
             registry: Arc::clone(&registry),
             store: store.clone(),
-            durations: durations.clone(),
-            events,
+            durations: grpc::durations()?,
+            events: Arc::default(),
             subscribes: config.nats.nats_url.is_some(),
             unready: watched,
         };
-        let serving = http::serve(http.0, sources, http_limits(config), stop.clone());
-        transports.spawn(async {
-            serving.await;
-            Ok(())
-        });
-        let serving =
-            grpc::serve(grpc.0, Arc::clone(&registry), durations, health, grpc_limits(config), stop.clone());
-        transports.spawn(async { Ok(serving.await?) });
+        let transports = start_transports(config, (grpc.0, http.0), state, health, &stop).await?;
 
         let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
         let running = tokio::spawn(service.run(transports, tail, config.clone()));
         Ok(Self { grpc_addr, http_addr, registry, stop, running })
     }
 
-    /// The address of the gRPC listener.
+    /// Returns the address of the gRPC listener.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
     }
 
-    /// The address of the HTTP listener.
+    /// Returns the address of the HTTP listener.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
     }
 
-    /// The rules, for callers in the same process.
+    /// Returns the registry, for callers in the same process.
     pub fn registry(&self) -> &Arc<TokenRegistry> {
         &self.registry
     }
 
-    /// Makes the service stop when this is cancelled.
+    /// Returns the token that stops the service when it is cancelled.
     pub fn stopper(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -194,17 +148,47 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// It ended other than by being told to.
+    /// It stopped without being asked to.
     pub async fn ended(self) -> Result<(), ServeError> {
         self.running.await?
     }
 }
 
-/// Opens the database and prepares it; tells whether it is prepared. PostgreSQL may be out of reach for now.
+/// Starts the subscriber, if one is configured, and serves on both listeners, gRPC first.
+async fn start_transports(
+    config: &Config,
+    (grpc, http): (TcpListener, TcpListener),
+    state: HttpState,
+    health: HealthReporter,
+    stop: &CancellationToken,
+) -> Result<JoinSet<Result<(), ServeError>>, StartError> {
+    let mut transports = JoinSet::new();
+    let registry = Arc::clone(&state.registry);
+    if let Some(settings) = config.nats.settings() {
+        let events = Arc::clone(&state.events);
+        let subscriber =
+            nats::subscribe(settings, Arc::clone(&registry), events, health.clone(), stop.clone()).await?;
+        transports.spawn(async {
+            subscriber.await;
+            Ok(())
+        });
+    }
+    let durations = state.durations.clone();
+    let serving = grpc::serve(grpc, registry, durations, health, grpc_limits(config), stop.clone());
+    transports.spawn(async { Ok(serving.await?) });
+    let serving = http::serve(http, state, http_limits(config), stop.clone());
+    transports.spawn(async {
+        serving.await;
+        Ok(())
+    });
+    Ok(transports)
+}
+
+/// Opens and prepares the database. Returns whether it is prepared: PostgreSQL may be out of reach for now.
 ///
 /// # Errors
 ///
-/// A fault that waiting does not mend.
+/// An error that retrying would not fix.
 async fn open_store(config: &Config, url: &DatabaseUrl) -> Result<(Store, bool), StartError> {
     let error = |error| StartError::Store { location: url.to_string(), error };
     let store = Store::open(url, config.database.pool_limits()).await.map_err(error)?;
@@ -218,7 +202,7 @@ async fn open_store(config: &Config, url: &DatabaseUrl) -> Result<(Store, bool),
     }
 }
 
-/// The ring that is configured; with none, that of the data folder, if the database is the embedded one.
+/// Opens the configured key ring; by default, with SQLite, the one in the data folder, and with PostgreSQL none.
 fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartError> {
     let (file, ring) = match (&config.key_ring, url) {
         (Some(file), _) => (file.clone(), KeyRing::open(file)),
@@ -232,7 +216,7 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
         }
         (None, DatabaseUrl::Postgres(_)) => {
             tracing::warn!(
-                "no key ring (LATCHKEY_KEY_RING): argon2 runs for each token that is not in memory"
+                "no key ring (LATCHKEY_KEY_RING): argon2 runs for each token that is not in the cache"
             );
             return Ok(KeyRing::empty());
         }

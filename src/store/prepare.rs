@@ -44,7 +44,7 @@ impl Store {
         transaction.commit_at_once().await
     }
 
-    /// On a connection of its own: unlike a pool, which tries again and again, it tells why there is none.
+    /// Uses a dedicated connection: a pool retries, and hides why connecting fails.
     async fn check_encoding(&self) -> Result<(), StoreError> {
         let DatabaseUrl::Postgres(options) = &self.url else { return Ok(()) };
         let check = async {

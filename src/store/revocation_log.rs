@@ -23,7 +23,7 @@ pub struct LogHead {
     snapshot: Option<Snapshot>,
     /// Which history of the database it belongs to, on PostgreSQL.
     epoch: Option<Epoch>,
-    /// What the clock of the database showed; an embedded one has none of its own.
+    /// The database's clock at the read; `None` with SQLite, which uses the system's clock.
     pub time: Option<DateTime<Utc>>,
 }
 

@@ -24,15 +24,15 @@ use crate::token::{Scopes, Token, TokenName, UserId};
 pub struct StoredToken {
     /// What may be shown.
     pub token: Token,
-    /// The slow proof of its secret.
+    /// The argon2id hash of its secret.
     pub hash: SecretHash,
-    /// The fast proof of its secret.
+    /// The keyed tag of its secret.
     pub tag: Option<Tag>,
-    /// Whether it was taken away.
+    /// Whether the token or its account was revoked.
     pub state: TokenState,
 }
 
-/// Whether a token was taken away; it never comes back.
+/// Whether the token or its account was revoked; permanent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
     /// It was not.
@@ -61,9 +61,9 @@ pub struct Obstacles {
 pub struct NewTokenRow<'a> {
     /// What may be shown.
     pub token: &'a Token,
-    /// The slow proof of its secret.
+    /// The argon2id hash of its secret.
     pub hash: SecretHash,
-    /// The fast proof of its secret.
+    /// The keyed tag of its secret.
     pub tag: Option<Tag>,
 }
 

@@ -1,5 +1,4 @@
-//! From a secret to the token that it proves: from memory where it was proven before and nothing was revoked since that
-//! this replica could have missed; else from the database.
+//! Authenticates bearer tokens: from the cache if it is fresh, otherwise from the database.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,6 +8,8 @@ use std::{
     },
     time::Duration,
 };
+
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
     RevocationTail,
@@ -21,33 +22,32 @@ use crate::{
     store::{Eviction, Store, StoreError, StoredToken, TokenState},
     token::{BearerToken, Digest, Token},
 };
-use tokio::sync::{OnceCell, Semaphore};
 
-/// How tokens are kept in memory.
+/// The limits of the cache and of cold lookups.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidationLimits {
-    /// How many tokens are kept at most; see [`BYTES_PER_ENTRY`].
+    /// The most cached tokens; see [`BYTES_PER_ENTRY`](super::BYTES_PER_ENTRY).
     pub cache_entries: u64,
-    /// How many secrets at once may be looked up in the database.
+    /// The most lookups in the database at once.
     pub cold_lookups: usize,
-    /// How old the replica's view of the revocations may be for what is in memory to be trusted.
+    /// How long the cache is trusted after the last successful read of the revocation log.
     pub max_staleness: Duration,
 }
 
-/// A token whose secret was proven.
+/// A token whose secret was verified.
 #[derive(Clone, Debug)]
 pub struct Authenticated {
-    /// What may be shown.
+    /// The token, without its bearer.
     pub token: Arc<Token>,
     /// Whether it was revoked, as far as this replica knows.
     pub state: TokenState,
 }
 
-/// Why it cannot be known whose a secret is.
+/// Why a lookup failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LookupError {
-    /// Too many secrets are being looked up already.
-    #[error("too many secrets are being looked up")]
+    /// Too many lookups are in flight.
+    #[error("too many bearer tokens are being looked up")]
     Busy,
     /// The database failed.
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub enum LookupError {
     Hash(#[from] HashError),
 }
 
-/// Tells whose secret one is.
+/// Authenticates bearer tokens.
 #[derive(Debug)]
 pub struct Authenticator {
     store: Store,
@@ -65,25 +65,25 @@ pub struct Authenticator {
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
-    room: Semaphore,
+    cold_permits: Semaphore,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-/// What memory has done so far.
+/// What the cache has done since the start.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheStatistics {
-    /// How many secrets were judged from memory.
+    /// Validations that the cache answered.
     pub hits: u64,
-    /// How many were not.
+    /// Validations that it did not answer.
     pub misses: u64,
-    /// How many tokens are in memory now.
+    /// Tokens in the cache now.
     pub entries: usize,
-    /// How old this replica's view of the revocations is.
+    /// How long ago the last successful read of the revocation log began.
     pub tail_lag: Duration,
 }
 
-/// A question to the database that others who ask for the same secret may join.
+/// A lookup in flight, shared by all callers with the same bearer token.
 #[derive(Debug)]
 struct Lookup {
     ticket: Ticket,
@@ -91,7 +91,7 @@ struct Lookup {
 }
 
 impl Authenticator {
-    /// Looks tokens up in `store` and proves them with `verifier`.
+    /// Returns an authenticator that looks tokens up in `store` and verifies their secrets with `verifier`.
     pub fn new(store: Store, verifier: Arc<SecretVerifier>, limits: ValidationLimits) -> Self {
         Self {
             store,
@@ -99,13 +99,13 @@ impl Authenticator {
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             freshness: Arc::new(Freshness::new(limits.max_staleness)),
             in_flight: Mutex::default(),
-            room: Semaphore::new(limits.cold_lookups),
+            cold_permits: Semaphore::new(limits.cold_lookups),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
     }
 
-    /// What memory has done so far.
+    /// Returns what the cache has done since the start.
     pub fn statistics(&self) -> CacheStatistics {
         CacheStatistics {
             hits: self.hits.load(Ordering::Relaxed),
@@ -115,32 +115,32 @@ impl Authenticator {
         }
     }
 
-    /// The token that `secret` is of, whatever became of it; `None` when there is none. Whether it has expired is for
-    /// the caller to tell.
+    /// Returns the token of a bearer token, even if it is revoked or has expired; `None` if there is no such token or the
+    /// secret is wrong.
     ///
     /// # Errors
     ///
     /// See [`LookupError`].
-    pub async fn authenticate(&self, secret: &BearerToken) -> Result<Option<Authenticated>, LookupError> {
-        let digest = secret.digest();
+    pub async fn authenticate(&self, bearer: &BearerToken) -> Result<Option<Authenticated>, LookupError> {
+        let digest = bearer.digest();
         if self.freshness.is_fresh()
-            && let Some((expected, token)) = self.verified.get(secret.id())
+            && let Some((expected, token)) = self.verified.get(bearer.id())
         {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok((expected == digest).then_some(Authenticated { token, state: TokenState::Live }));
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        // In a box of its own: else each call that memory answers would move about what a question to the database needs.
-        Box::pin(self.look_up(secret, digest)).await
+        // Boxed so that the future of a cache hit stays small.
+        Box::pin(self.look_up(bearer, digest)).await
     }
 
-    /// Evicts what this replica itself took access from, before it reads so in the log.
+    /// Evicts what this replica revoked, without waiting for the next read of the log.
     pub fn evict(&self, eviction: &Eviction) {
         self.verified.evict(eviction);
     }
 
-    /// What makes this replica forget what others revoke. Memory is not trusted when it has not succeeded for as long as
-    /// the limits allow.
+    /// Returns the task that evicts what other replicas revoke. The cache is not used unless it has succeeded within
+    /// `max_staleness`.
     pub fn revocation_tail(&self, clock: Clock) -> RevocationTail {
         RevocationTail::new(
             self.store.clone(),
@@ -150,25 +150,26 @@ impl Authenticator {
         )
     }
 
-    /// Asks the database, once for all who ask for the same secret meanwhile.
+    /// Queries the database once for all concurrent callers with the same bearer token.
     async fn look_up(
         &self,
-        secret: &BearerToken,
+        bearer: &BearerToken,
         digest: Digest,
     ) -> Result<Option<Authenticated>, LookupError> {
-        let lookup = self.join(secret, digest);
-        // Taken out however this ends: the last one to hang up leaves nothing behind.
-        let listed = Leave { authenticator: self, digest, lookup };
-        // If whoever asks first hangs up, another asks anew.
-        listed.lookup.answer.get_or_init(|| self.ask(secret, digest, &listed.lookup.ticket)).await.clone()
+        let lookup = self.join(bearer, digest);
+        // Removes the lookup when this ends, also when it is cancelled.
+        let in_flight = InFlightGuard { authenticator: self, digest, lookup };
+        // If the first caller disconnects, another one restarts the query.
+        let lookup = &in_flight.lookup;
+        lookup.answer.get_or_init(|| self.query(bearer, digest, &lookup.ticket)).await.clone()
     }
 
-    /// The lookup under way for the secret, unless something was revoked since it began that it may not see; else a
-    /// new one.
-    fn join(&self, secret: &BearerToken, digest: Digest) -> Arc<Lookup> {
-        let new = || Arc::new(Lookup { ticket: self.verified.ticket(secret.id()), answer: OnceCell::new() });
+    /// Returns the lookup in flight for this bearer token, or a new one if there is none or an eviction came after it
+    /// began.
+    fn join(&self, bearer: &BearerToken, digest: Digest) -> Arc<Lookup> {
+        let new = || Arc::new(Lookup { ticket: self.verified.ticket(bearer.id()), answer: OnceCell::new() });
         match self.in_flight().entry(digest) {
-            Entry::Vacant(place) => Arc::clone(place.insert(new())),
+            Entry::Vacant(vacant) => Arc::clone(vacant.insert(new())),
             Entry::Occupied(mut listed) => {
                 if !self.verified.is_current(&listed.get().ticket) {
                     listed.insert(new());
@@ -178,17 +179,17 @@ impl Authenticator {
         }
     }
 
-    async fn ask(
+    async fn query(
         &self,
-        secret: &BearerToken,
+        bearer: &BearerToken,
         digest: Digest,
         ticket: &Ticket,
     ) -> Result<Option<Authenticated>, LookupError> {
-        let _room = self.room.try_acquire().map_err(|_| LookupError::Busy)?;
-        let Some(stored) = self.store.find_token(secret.id()).await? else {
+        let _permit = self.cold_permits.try_acquire().map_err(|_| LookupError::Busy)?;
+        let Some(stored) = self.store.find_token(bearer.id()).await? else {
             return Ok(None);
         };
-        if !self.prove(secret, &stored).await? {
+        if !self.verify(bearer, &stored).await? {
             return Ok(None);
         }
         let token = Arc::new(stored.token);
@@ -198,16 +199,16 @@ impl Authenticator {
         Ok(Some(Authenticated { token, state: stored.state }))
     }
 
-    /// Whether `secret` is the token's. A token that was proven by an old key, or by argon2id for want of a key, is
-    /// tagged anew, so that the next time is quick.
-    async fn prove(&self, secret: &BearerToken, stored: &StoredToken) -> Result<bool, LookupError> {
-        match self.verifier.check(secret, &stored.hash, stored.tag.as_ref()).await? {
+    /// Whether `bearer` has the token's bearer. A token that was verified with an old key, or by argon2id because its key is
+    /// missing, gets a new tag, so that the next verification is fast.
+    async fn verify(&self, bearer: &BearerToken, stored: &StoredToken) -> Result<bool, LookupError> {
+        match self.verifier.check(bearer, &stored.hash, stored.tag.as_ref()).await? {
             Verification::Wrong => return Ok(false),
             Verification::Right => {}
             Verification::RightWithNewTag(tag) => {
-                // The verdict does not hang on it; the next validation tries again.
-                if let Err(error) = self.store.retag_token(secret.id(), tag).await {
-                    tracing::warn!(token_id = %secret.id(), %error, "a token was not tagged anew");
+                // The result does not depend on it; the next cold validation tries again.
+                if let Err(error) = self.store.retag_token(bearer.id(), tag).await {
+                    tracing::warn!(token_id = %bearer.id(), %error, "the tag of a token could not be replaced");
                 }
             }
         }
@@ -215,22 +216,22 @@ impl Authenticator {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Lookup>>> {
-        // A map is whole between any two of its operations.
+        // No code panics while it changes the map, so poisoning is ignored.
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes a lookup off the list when it is done, or when nobody waits for it any more.
-struct Leave<'a> {
+/// Removes a lookup when it is done, or when no caller waits for it any more.
+struct InFlightGuard<'a> {
     authenticator: &'a Authenticator,
     digest: Digest,
     lookup: Arc<Lookup>,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         let mut in_flight = self.authenticator.in_flight();
-        // Two hold one that nobody else waits for: the list and this.
+        // A count of 2 means that only the map and this guard are left.
         let over = self.lookup.answer.initialized() || Arc::strong_count(&self.lookup) <= 2;
         if over && in_flight.get(&self.digest).is_some_and(|listed| Arc::ptr_eq(listed, &self.lookup)) {
             in_flight.remove(&self.digest);
@@ -257,16 +258,16 @@ mod tests {
         Authenticator::new(store, Arc::new(verifier), limits)
     }
 
-    /// Otherwise whoever asks after a revocation could be given the answer to a question from before it.
+    /// A caller that arrives after a revocation must not get a result that was read before it.
     #[tokio::test]
     async fn a_lookup_that_a_revocation_overtakes_is_not_joined() {
         let folder = tempfile::tempdir().unwrap();
         let authenticator = authenticator(folder.path()).await;
-        let secret = BearerToken::generate().unwrap();
-        let join = || authenticator.join(&secret, secret.digest());
+        let bearer = BearerToken::generate().unwrap();
+        let join = || authenticator.join(&bearer, bearer.digest());
         let first = join();
         assert!(Arc::ptr_eq(&first, &join()));
-        authenticator.evict(&Eviction::Token(secret.id()));
+        authenticator.evict(&Eviction::Token(bearer.id()));
         let second = join();
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(&second, &join()));

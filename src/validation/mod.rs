@@ -1,5 +1,4 @@
-//! From a bearer token to the token that it proves: from memory where it was verified before and nothing was revoked since
-//! that this replica could have missed; else from the database.
+//! Authenticates bearer tokens: from the cache if it is fresh, otherwise from the database.
 
 mod cache;
 mod last_used;

@@ -102,7 +102,7 @@ impl RevocationTail {
         }
     }
 
-    /// Reads the log once. From then on, for the greatest staleness, memory is trusted.
+    /// Reads the log once. The cache is then trusted for `max_staleness`.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl RevocationTail {
             None => self.clock.follow_system(),
         }
         let evictions = match &self.head {
-            // What takes too long to read is too much to read.
+            // A timeout counts as too many events.
             Some(from) => match timeout(READ_TIMEOUT, self.store.evictions(from, &head)).await {
                 Ok(evictions) => evictions?,
                 Err(_) => None,

@@ -65,8 +65,8 @@ impl RawHttp2 {
         M::decode(&answer[FRAME_HEADER..]).unwrap()
     }
 
-    /// Sends a request with these bytes as its body, and returns the headers and trailers of the answer together, and its
-    /// body.
+    /// Sends a request with these bytes as its body, and returns the headers and trailers of the answer together, and
+    /// its body.
     pub async fn send(&self, request: Request<()>, bytes: &[u8]) -> (HashMap<String, String>, Vec<u8>) {
         let mut send = self.send.clone().ready().await.unwrap();
         let (answer, mut stream) = send.send_request(request, false).unwrap();
