@@ -9,7 +9,7 @@ use async_nats::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use opentelemetry::propagation::Injector;
 
-use super::handler::Delivery;
+use super::delivery::Delivery;
 use crate::telemetry::inject;
 
 /// Operators, permissions and tools rely on both names: they must not change.

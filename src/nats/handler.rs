@@ -2,24 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{self, AckKind, Message};
+use async_nats::jetstream::{self, AckKind};
 use opentelemetry::trace::SpanKind;
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{backoff::delay, dead_letters, subject};
+use super::{backoff::delay, dead_letters, delivery::Delivery, subject};
 use crate::{
     account_events::{EventCounts, UserDeleted},
     registry::TokenRegistry,
     telemetry::{ENTRY, NatsHeaders, enter},
 };
-
-/// A message that was delivered by the consumer or fetched from the stream.
-pub(super) struct Delivery {
-    /// The message, with the headers that can be read.
-    pub(super) message: Message,
-    /// The raw header block, if the client library cannot deliver the message. It was then fetched from the stream.
-    pub(super) undeliverable: Option<Vec<u8>>,
-}
 
 /// Handles messages. Clones share the same state.
 #[derive(Clone)]

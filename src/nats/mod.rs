@@ -4,6 +4,7 @@ mod backoff;
 mod connect;
 mod consumer;
 mod dead_letters;
+mod delivery;
 mod handler;
 mod header_block;
 mod recovery;

@@ -16,11 +16,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    consumer::MAX_ACK_PENDING,
-    handler::{Delivery, Handler},
-    header_block::HeaderBlock,
-};
+use super::{consumer::MAX_ACK_PENDING, delivery::Delivery, handler::Handler, header_block::HeaderBlock};
 
 /// Limits of one run. The next run continues where the last one ended.
 const MAX_FETCHED: usize = 1_000;

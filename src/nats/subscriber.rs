@@ -19,7 +19,8 @@ use super::{
     backoff::delay,
     connect::{Connection, NatsError, NatsSettings},
     consumer, dead_letters,
-    handler::{Delivery, Handler},
+    delivery::Delivery,
+    handler::Handler,
     recovery::Recovery,
 };
 use crate::{account_events::EventCounts, registry::TokenRegistry};

@@ -11,6 +11,7 @@ mod pool;
 mod prepare;
 mod reachability;
 mod revocation_log;
+mod token_lookup;
 mod tokens;
 mod transaction;
 
@@ -21,6 +22,7 @@ pub use self::{
     error::StoreError,
     pool::PoolState,
     revocation_log::{Eviction, LogHead},
-    tokens::{NewTokenRow, Obstacles, StoredToken, TokenState},
+    token_lookup::{StoredToken, TokenState},
+    tokens::{NewTokenRow, Obstacles},
     transaction::{CommitGate, WriteTransaction},
 };

@@ -1,4 +1,4 @@
-//! The tokens' rows.
+//! The rows of tokens: listing, issuing, revoking.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -16,32 +16,8 @@ use super::{
         users,
     },
 };
-use crate::credentials::{KeyId, SecretHash, Tag};
+use crate::credentials::{SecretHash, Tag};
 use crate::token::{Scopes, Token, TokenName, UserId};
-
-/// A token as it is at rest.
-#[derive(Clone, Debug)]
-pub struct StoredToken {
-    /// What may be shown.
-    pub token: Token,
-    /// The argon2id hash of its secret.
-    pub hash: SecretHash,
-    /// The keyed tag of its secret.
-    pub tag: Option<Tag>,
-    /// Whether the token or its account was revoked.
-    pub state: TokenState,
-}
-
-/// Whether the token or its account was revoked; permanent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenState {
-    /// It was not.
-    Live,
-    /// The token was revoked.
-    Revoked,
-    /// The account of its user was deleted.
-    AccountDeleted,
-}
 
 /// What may be in the way of a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,45 +43,7 @@ pub struct NewTokenRow<'a> {
     pub tag: Option<Tag>,
 }
 
-/// Token and account in one query by primary keys. Written out, and read by index: every validation that memory does not
-/// answer waits for it (docs/performance.md). There is no LIMIT: SQLite compiles a statement anew each time that a
-/// parameter of its LIMIT is bound.
-const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
-                    last_used_at, revoked_at, revoke_reason, users.deleted_at \
-                    FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
-
-/// The same on PostgreSQL, which also says in one row whether the server is a standby: its answers may be out of date,
-/// "there is no such token" too.
-const FIND_ON_PRIMARY: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
-     last_used_at, revoked_at, revoke_reason, users.deleted_at, server.in_recovery \
-     FROM (SELECT pg_is_in_recovery() AS in_recovery) AS server \
-     LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id";
-
-/// The index of that column.
-const IN_RECOVERY: usize = 12;
-
 impl Store {
-    /// The token with this id, revoked or not.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
-        let backend = self.reads.get_database_backend();
-        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY };
-        let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
-        let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
-        if backend == DbBackend::Postgres {
-            if row.try_get_by_index(IN_RECOVERY)? {
-                return Err(StoreError::InRecovery);
-            }
-            if row.try_get_by_index::<Option<String>>(0)?.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(found(id, &row)?))
-    }
-
     /// At most `limit` of the user's tokens that are not revoked, newest first, from below the id `before` on; none when
     /// the account was deleted.
     ///
@@ -270,26 +208,6 @@ fn found_obstacles(row: Option<QueryResult>) -> Result<Obstacles, StoreError> {
     })
 }
 
-/// What [`FIND`] found, in its order.
-fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
-    let model = Model {
-        id,
-        user_id: row.try_get_by_index(0)?,
-        name: row.try_get_by_index(1)?,
-        secret_hash: row.try_get_by_index(2)?,
-        tag_key_id: row.try_get_by_index(3)?,
-        tag: row.try_get_by_index(4)?,
-        scopes: row.try_get_by_index(5)?,
-        created_at: row.try_get_by_index(6)?,
-        expires_at: row.try_get_by_index(7)?,
-        last_used_at: row.try_get_by_index(8)?,
-        revoked_at: row.try_get_by_index(9)?,
-        revoke_reason: row.try_get_by_index(10)?,
-    };
-    let deleted_at: Option<DateTime<Utc>> = row.try_get_by_index(11)?;
-    Ok(stored(model, deleted_at.is_some()))
-}
-
 /// Served by one range of the index `tokens_page`, however many revoked tokens the user has.
 fn page_query(user: &UserId, before: Option<Uuid>, limit: u64) -> Select<Entity> {
     let mut query = Entity::find()
@@ -323,21 +241,6 @@ impl From<Model> for Token {
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
         }
-    }
-}
-
-fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
-    let tag = row.tag_key_id.take().zip(row.tag.take());
-    let state = match row.revoked_at {
-        Some(_) => TokenState::Revoked,
-        None if account_deleted => TokenState::AccountDeleted,
-        None => TokenState::Live,
-    };
-    StoredToken {
-        hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),
-        tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
-        state,
-        token: row.into(),
     }
 }
 

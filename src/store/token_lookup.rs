@@ -1,0 +1,110 @@
+//! Finding the token of a bearer token, with the state of its account.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
+use uuid::Uuid;
+
+use super::{Store, StoreError, entity::tokens::Model};
+use crate::{
+    credentials::{KeyId, SecretHash, Tag},
+    token::Token,
+};
+
+/// A token as it is at rest.
+#[derive(Clone, Debug)]
+pub struct StoredToken {
+    /// What may be shown.
+    pub token: Token,
+    /// The argon2id hash of its secret.
+    pub hash: SecretHash,
+    /// The keyed tag of its secret.
+    pub tag: Option<Tag>,
+    /// Whether the token or its account was revoked.
+    pub state: TokenState,
+}
+
+/// Whether the token or its account was revoked; permanent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// It was not.
+    Live,
+    /// The token was revoked.
+    Revoked,
+    /// The account of its user was deleted.
+    AccountDeleted,
+}
+
+/// Token and account in one query by primary keys. Written out, and read by index: every validation that memory does not
+/// answer waits for it (docs/performance.md). There is no LIMIT: SQLite compiles a statement anew each time that a
+/// parameter of its LIMIT is bound.
+const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+                    last_used_at, revoked_at, revoke_reason, users.deleted_at \
+                    FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
+
+/// The same on PostgreSQL, which also says in one row whether the server is a standby: its answers may be out of date,
+/// "there is no such token" too.
+const FIND_ON_PRIMARY: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+     last_used_at, revoked_at, revoke_reason, users.deleted_at, server.in_recovery \
+     FROM (SELECT pg_is_in_recovery() AS in_recovery) AS server \
+     LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id";
+
+/// The index of that column.
+const IN_RECOVERY: usize = 12;
+
+impl Store {
+    /// The token with this id, revoked or not.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
+        let backend = self.reads.get_database_backend();
+        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY };
+        let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
+        let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
+        if backend == DbBackend::Postgres {
+            if row.try_get_by_index(IN_RECOVERY)? {
+                return Err(StoreError::InRecovery);
+            }
+            if row.try_get_by_index::<Option<String>>(0)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found(id, &row)?))
+    }
+}
+
+/// What [`FIND`] found, in its order.
+fn found(id: Uuid, row: &QueryResult) -> Result<StoredToken, DbErr> {
+    let model = Model {
+        id,
+        user_id: row.try_get_by_index(0)?,
+        name: row.try_get_by_index(1)?,
+        secret_hash: row.try_get_by_index(2)?,
+        tag_key_id: row.try_get_by_index(3)?,
+        tag: row.try_get_by_index(4)?,
+        scopes: row.try_get_by_index(5)?,
+        created_at: row.try_get_by_index(6)?,
+        expires_at: row.try_get_by_index(7)?,
+        last_used_at: row.try_get_by_index(8)?,
+        revoked_at: row.try_get_by_index(9)?,
+        revoke_reason: row.try_get_by_index(10)?,
+    };
+    let deleted_at: Option<DateTime<Utc>> = row.try_get_by_index(11)?;
+    Ok(stored(model, deleted_at.is_some()))
+}
+
+fn stored(mut row: Model, account_deleted: bool) -> StoredToken {
+    let tag = row.tag_key_id.take().zip(row.tag.take());
+    let state = match row.revoked_at {
+        Some(_) => TokenState::Revoked,
+        None if account_deleted => TokenState::AccountDeleted,
+        None => TokenState::Live,
+    };
+    StoredToken {
+        hash: SecretHash::from_stored(std::mem::take(&mut row.secret_hash)),
+        tag: tag.map(|(key_id, mac)| Tag { key_id: KeyId::from_stored(key_id), mac }),
+        state,
+        token: row.into(),
+    }
+}
