@@ -118,6 +118,13 @@ fn wrong_settings_stop_the_start_and_the_reason_contains_no_password() {
     assert!(said.contains("LATCHKEY_NATS_CREDENTIALS") && said.contains("No such file"), "{said}");
     let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-tls-ca", "/nowhere.pem"]);
     assert!(said.contains("LATCHKEY_NATS_TLS_CA") && said.contains("No such file"), "{said}");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "nothing").unwrap();
+    let empty = empty.to_str().unwrap();
+    let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-credentials", empty]);
+    assert!(said.contains("LATCHKEY_NATS_CREDENTIALS") && said.contains(empty), "{said}");
+    let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-tls-ca", empty]);
+    assert!(said.contains(empty) && said.contains("no PEM block"), "{said}");
     let said = start(&["--nats-url", "nats://127.0.0.1:1", "--nats-tls-cert", "/x.pem"]);
     assert!(said.contains("--nats-tls-key"), "{said}");
     let said = start(&["--nats-stream", "a.b"]);

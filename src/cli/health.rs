@@ -2,7 +2,6 @@
 //! run a program.
 
 use std::{
-    error::Error,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -14,7 +13,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::Report;
+use super::{Report, report::innermost};
 use crate::config;
 
 /// Options of `latchkey health`.
@@ -72,14 +71,6 @@ async fn ask(addr: SocketAddr) -> Result<ServingStatus, String> {
 
 async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(format!("http://{addr}"))?.connect().await
-}
-
-/// Returns the root cause. The errors that wrap it only say that there was one.
-fn innermost(mut error: &dyn Error) -> String {
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

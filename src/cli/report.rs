@@ -79,3 +79,11 @@ pub(super) fn table(tokens: &[Token]) -> String {
 fn time(at: Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
 }
+
+/// Returns the root cause. The errors that wrap it only say that there was one.
+pub(super) fn innermost(mut error: &dyn std::error::Error) -> String {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -16,7 +16,7 @@ use tonic::{
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
-use super::report::{Report, pretty, table, to_json};
+use super::report::{Report, innermost, pretty, table, to_json};
 use crate::{
     clock::Clock,
     proto::latchkey::{
@@ -149,11 +149,8 @@ async fn connect(url: String) -> Result<Client, ClientError> {
         .map_err(|error| ClientError::Url { url: url.clone(), error: error.to_string() })?
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|error| {
-        // The outermost error only says that there was one.
-        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-        ClientError::Connect { url, error: cause }
-    })?;
+    let connected = endpoint.connect().await;
+    let channel = connected.map_err(|error| ClientError::Connect { url, error: innermost(&error) })?;
     Ok(TokenServiceClient::new(channel))
 }
 

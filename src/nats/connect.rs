@@ -1,7 +1,7 @@
 //! The connection to the broker: settings, TLS, credentials.
 
 use std::{
-    fs::File,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -47,10 +47,7 @@ pub enum NatsError {
          these with commas between them"
     )]
     Url,
-    /// The credentials file cannot be parsed.
-    #[error("--nats-credentials (LATCHKEY_NATS_CREDENTIALS): {0}")]
-    Credentials(std::io::Error),
-    /// A file cannot be read.
+    /// A file cannot be read, or does not contain what it must.
     #[error("{setting}: cannot read {}: {error}", .file.display())]
     #[allow(missing_docs)]
     File { setting: &'static str, file: PathBuf, error: std::io::Error },
@@ -115,16 +112,20 @@ async fn connect_options(
             std::future::ready(())
         });
     if let Some(file) = &settings.credentials {
-        check_readable("--nats-credentials (LATCHKEY_NATS_CREDENTIALS)", file)?;
-        options = options.credentials_file(file).await.map_err(NatsError::Credentials)?;
+        let unreadable = |error| NatsError::File {
+            setting: "--nats-credentials (LATCHKEY_NATS_CREDENTIALS)",
+            file: file.clone(),
+            error,
+        };
+        options = options.credentials_file(file).await.map_err(unreadable)?;
     }
     if let Some(file) = &settings.tls_ca {
-        check_readable("--nats-tls-ca (LATCHKEY_NATS_TLS_CA)", file)?;
+        check_pem("--nats-tls-ca (LATCHKEY_NATS_TLS_CA)", file)?;
         options = options.add_root_certificates(file.clone());
     }
     if let Some((certificate, key)) = &settings.tls_identity {
-        check_readable("--nats-tls-cert (LATCHKEY_NATS_TLS_CERT)", certificate)?;
-        check_readable("--nats-tls-key (LATCHKEY_NATS_TLS_KEY)", key)?;
+        check_pem("--nats-tls-cert (LATCHKEY_NATS_TLS_CERT)", certificate)?;
+        check_pem("--nats-tls-key (LATCHKEY_NATS_TLS_KEY)", key)?;
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options.require_tls(settings.tls))
@@ -158,10 +159,15 @@ fn percent_decode(part: &str) -> Result<String, NatsError> {
     Ok(percent_decode_str(part).decode_utf8().map_err(|_| NatsError::Url)?.into_owned())
 }
 
-/// Checks a file at startup: the client would only read it when it connects, and would retry for ever.
-fn check_readable(setting: &'static str, file: &Path) -> Result<(), NatsError> {
-    match File::open(file) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(NatsError::File { setting, file: file.to_owned(), error }),
-    }
+/// Checks a PEM file at startup: the client would only read it when it connects, and would retry for ever; and it accepts
+/// a file with nothing in it.
+fn check_pem(setting: &'static str, file: &Path) -> Result<(), NatsError> {
+    let error = match fs::read(file) {
+        Ok(pem) if pem.windows(PEM_HEADER.len()).any(|window| window == PEM_HEADER) => return Ok(()),
+        Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "it contains no PEM block"),
+        Err(error) => error,
+    };
+    Err(NatsError::File { setting, file: file.to_owned(), error })
 }
+
+const PEM_HEADER: &[u8] = b"-----BEGIN ";
