@@ -96,7 +96,7 @@ async fn calls_fail_at_once_while_the_database_is_known_to_be_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_uses_are_written_after_the_database_hung() {
     let (proxy, url) = Proxy::to_new_database().await;
-    let settings = ["--last-used-interval", "1s", "--database-timeout", "500ms"];
+    let settings = ["--last-used-interval", "1s", "--database-timeout", "2s"];
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
     let (_, secret) = app.issue("alice", "one").await;
     let last_use = async || {

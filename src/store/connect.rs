@@ -164,6 +164,10 @@ async fn connect_when_free(
     }
 }
 
+/// One connection and a spare. sqlx pings a connection on its way back to the pool without a bound; one that begins to hang
+/// at that very moment is lost to the pool until TCP gives up on it.
+const WITH_SPARE: u32 = 2;
+
 fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     let bound = limits.timeout.as_millis().to_string();
     let options = options
@@ -177,12 +181,12 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options.clone()))
     };
     let main = open(limits, PING_TIMEOUT);
-    let log = PoolLimits { connections: 1, timeout: LOG_TIMEOUT.min(limits.timeout) };
+    let log = PoolLimits { connections: WITH_SPARE, timeout: LOG_TIMEOUT.min(limits.timeout) };
     Store {
         writes: main.clone(),
         reads: main,
         log: open(log, LOG_PING_TIMEOUT),
-        health: open(limits.single(), PING_TIMEOUT),
+        health: open(PoolLimits { connections: WITH_SPARE, ..limits }, PING_TIMEOUT),
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(limits.connections as usize)),
