@@ -1,4 +1,4 @@
-//! Runs the service until it is told to stop, and shuts down in order, each step within a bound.
+//! Runs the service until it is asked to stop, and shuts down in order, each step within a bound.
 
 use std::{sync::Arc, time::Duration};
 
