@@ -114,6 +114,7 @@ impl Memory {
                 name: TokenName::parse("one").unwrap(),
                 scopes: Scopes::default(),
                 expiry: None,
+                request_id: None,
             };
             let bearer = registry.issue(new_token).await.unwrap().secret.expose_secret().to_owned();
             let parsed = BearerToken::parse(&prefix(), bearer.as_bytes()).unwrap();

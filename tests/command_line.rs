@@ -115,6 +115,34 @@ async fn a_script_gets_the_secret_without_parsing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_can_repeat_a_command_whose_answer_was_lost() {
+    let app = App::start(Sqlite).await;
+    let request_id = "5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42";
+    let create = ["create", "--user", "alice", "--name", "ci bot", "--request-id", request_id];
+    let with_expiry = |name: &'static str, value: &'static str| {
+        token(&app, &[&create[..], &["--json", name, value]].concat(), "")
+    };
+    let first = json_of(&with_expiry("--expires-at", "2100-01-31T00:00:00Z"));
+    let second = json_of(&with_expiry("--expires-at", "2100-01-31T00:00:00Z"));
+    assert_eq!(second["token"], first["token"]);
+    assert_eq!(second["token"]["expireTime"], "2100-01-31T00:00:00Z");
+    assert_ne!(second["secret"], first["secret"]);
+    // It would count from another time in the second command.
+    assert_eq!(with_expiry("--expires", "90d").status.code(), Some(FAILURE));
+
+    let id = second["token"]["id"].as_str().unwrap();
+    let delete = ["delete", "--user", "alice", "--id", id, "--allow-missing"];
+    for _ in 0..2 {
+        let deleted = token(&app, &delete, "");
+        assert_eq!(deleted.status.code(), Some(0));
+        assert_eq!(text(&deleted), format!("token {id} is deleted, or the user never had it\n"));
+    }
+    let done = with_expiry("--expires-at", "2100-01-31T00:00:00Z");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(FAILURE) && said.contains(id), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn input_that_is_not_a_token_is_invalid() {
     let app = App::start(Sqlite).await;
     for input in [&b""[..], b"\xff\xfe", &[0xff; 100_000]] {

@@ -65,12 +65,13 @@ async fn every_bad_field_of_a_request_is_named_at_once(database: Database) {
             name: " ab ".into(),
             scopes: ["good", "Bad", ""].map(str::to_owned).into(),
             expire_time: Some(Timestamp { seconds: 1, nanos: 0 }),
+            request_id: "x".into(),
         })
         .await
         .unwrap_err();
     let said = violations(&status);
     let fields: Vec<&str> = said.iter().map(|(field, _)| field.as_str()).collect();
-    assert_eq!(fields, ["user_id", "name", "scopes[1]", "scopes[2]", "expire_time"]);
+    assert_eq!(fields, ["user_id", "name", "scopes[1]", "scopes[2]", "expire_time", "request_id"]);
     for (field, error) in &said {
         assert!(status.message().contains(&format!("{field} {error}")), "{status}");
     }
@@ -101,6 +102,22 @@ async fn every_bad_field_of_a_request_is_named_at_once(database: Database) {
 )]
 #[case::bad_nanos(
     CreateTokenRequest { expire_time: Some(Timestamp { seconds: 9_999_999_999, nanos: -1 }), ..request("u", "name") },
+    "expire_time"
+)]
+#[case::request_id_without_hyphens(
+    CreateTokenRequest { request_id: "5b3c8f0e6d0b4c1e9a550f6c3b1d7e42".into(), ..request("u", "name") },
+    "request_id"
+)]
+#[case::zero_request_id(
+    CreateTokenRequest { request_id: uuid::Uuid::nil().to_string(), ..request("u", "name") },
+    "request_id"
+)]
+#[case::passed_expiry_with_a_request_id(
+    CreateTokenRequest {
+        expire_time: Some(std::time::SystemTime::now().into()),
+        request_id: "5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42".into(),
+        ..request("u", "name")
+    },
     "expire_time"
 )]
 #[tokio::test]

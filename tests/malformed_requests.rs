@@ -72,6 +72,7 @@ async fn a_secret_that_is_not_text_is_malformed(#[case] secret: &[u8]) {
 #[case("CreateToken", field(2, NOT_UTF8), "name")]
 #[case("CreateToken", field(3, NOT_UTF8), "scopes")]
 #[case("CreateToken", field(4, b"\x0d\x01\x01\x01\x01"), "expire_time.seconds")]
+#[case("CreateToken", field(5, NOT_UTF8), "request_id")]
 #[case("ListTokens", field(1, NOT_UTF8), "user_id")]
 #[case("ListTokens", field(3, NOT_UTF8), "page_token")]
 #[case("DeleteToken", field(2, NOT_UTF8), "token_id")]

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use latchkey::proto::latchkey::invalid::Reason;
+use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest, invalid::Reason};
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 
 use crate::support::{
     App,
     Database::{self, Postgres, Sqlite},
+    client::create_request,
     database::SOME_TIME,
     postgres::{self, Options},
     statements::Statements,
@@ -15,7 +16,7 @@ use crate::support::{
 };
 
 /// The tables that grow.
-const TABLES: [&str; 3] = ["tokens", "users", "token_events"];
+const TABLES: [&str; 4] = ["tokens", "users", "token_events", "create_requests"];
 
 const USERS: usize = 2_000;
 const TOKENS_OF_EACH: usize = 25;
@@ -25,7 +26,7 @@ const POLL: &str = "10ms";
 const SEVERAL_POLLS: Duration = Duration::from_millis(50);
 
 /// The statements that fill the tables.
-fn fill(database: Database) -> [String; 3] {
+fn fill(database: Database) -> [String; 4] {
     let (users, tokens) = (database.series(USERS), database.series(TOKENS_OF_EACH));
     let id = database.random_id();
     [
@@ -40,7 +41,17 @@ fn fill(database: Database) -> [String; 3] {
              SELECT {SOME_TIME}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
              FROM {users} AS u CROSS JOIN {tokens} AS t"
         ),
+        format!(
+            "INSERT INTO create_requests (user_id, request_id, token_id, content, created_at) \
+             SELECT 'user ' || u.n, {id}, {id}, '', {SOME_TIME} FROM {users} AS u CROSS JOIN {tokens} AS t"
+        ),
     ]
+}
+
+/// A request that can be repeated.
+fn repeatable(user: &str, name: &str) -> CreateTokenRequest {
+    let request_id = "5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42".to_owned();
+    CreateTokenRequest { request_id, ..create_request(user, name) }
 }
 
 /// Does everything that the service can do, and checks each result.
@@ -49,6 +60,8 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
     let (id, one) = app.issue("user 7", "one").await;
     app.create("user 7", "one").await.unwrap_err();
     let (retagged, two) = app.issue("new user", "two").await;
+    app.create_with(repeatable("user 7", "repeated")).await.unwrap();
+    app.create_with(repeatable("user 7", "repeated")).await.unwrap();
     let page = app.page("user 7", PAGE as i32, "").await.unwrap();
     assert_eq!(page.tokens.len(), PAGE);
     assert_eq!(app.page("user 7", PAGE as i32, &page.next_page_token).await.unwrap().tokens.len(), PAGE);
@@ -99,15 +112,22 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         ("INSERT", "tokens"),
         ("INSERT", "users"),
         ("INSERT", "token_events"),
+        ("INSERT", "create_requests"),
         ("SELECT", "tokens"),
         ("UPDATE", "tokens"),
     ] {
         assert!(seen(table, verb), "no plan of {verb} {table}");
     }
     let log = postgres.log().split_off(filled);
-    for expected in
-        ["LEFT JOIN users", "xid = ANY", "pg_current_snapshot()", "VALUES ($1, $2)", "count(*) FILTER"]
-    {
+    for expected in [
+        "LEFT JOIN users",
+        "FROM create_requests",
+        "SET \"secret_hash\"",
+        "xid = ANY",
+        "pg_current_snapshot()",
+        "VALUES ($1, $2)",
+        "count(*) FILTER",
+    ] {
         assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
     }
     for plan in plans(&log) {
@@ -155,6 +175,9 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         "INSERT INTO \"tokens\"",
         "INSERT INTO \"users\"",
         "INSERT INTO \"token_events\"",
+        "INSERT INTO \"create_requests\"",
+        "FROM create_requests",
+        "SET \"secret_hash\"",
         "UPDATE \"users\"",
         "SET \"tag_key_id\"",
         "SET \"revoked_at\"",
@@ -225,6 +248,37 @@ async fn each_call_makes_these_statements_and_no_others() {
     assert_eq!(made(), creation);
     app.create("alice", "one").await.unwrap_err();
     assert_eq!(made(), creation[..1]);
+    app.create_with(repeatable("alice", "two")).await.unwrap();
+    let repeatable_creation = [
+        "SELECT users tokens",
+        "SELECT tokens create_requests",
+        "BEGIN",
+        "INSERT users",
+        // Another call with the same request id may have come first.
+        "SELECT tokens create_requests",
+        "SELECT users tokens",
+        "INSERT tokens",
+        "INSERT create_requests",
+        "INSERT token_events",
+        "COMMIT",
+    ];
+    assert_eq!(made(), repeatable_creation);
+    let two = app.create_with(repeatable("alice", "two")).await.unwrap();
+    let repeated_creation = [
+        "SELECT users tokens",
+        "SELECT tokens create_requests",
+        "BEGIN",
+        "INSERT users",
+        "SELECT tokens create_requests",
+        "UPDATE tokens",
+        "INSERT token_events",
+        "COMMIT",
+    ];
+    assert_eq!(made(), repeated_creation);
+    app.validate(&two.secret).await.unwrap();
+    made();
+    app.create_with(repeatable("alice", "two")).await.unwrap_err();
+    assert_eq!(made(), repeated_creation[..2]);
     app.list("alice").await;
     assert_eq!(made(), ["SELECT tokens users"]);
     app.validate(&bearer).await.unwrap();
@@ -234,6 +288,9 @@ async fn each_call_makes_these_statements_and_no_others() {
     app.delete("alice", &id).await.unwrap();
     assert_eq!(made(), ["BEGIN", "UPDATE tokens users", "INSERT token_events", "COMMIT"]);
     app.delete("alice", &id).await.unwrap_err();
+    assert_eq!(made(), ["BEGIN", "UPDATE tokens users"]);
+    let again = DeleteTokenRequest { user_id: "alice".into(), token_id: id, allow_missing: true };
+    app.tokens().delete_token(again).await.unwrap();
     assert_eq!(made(), ["BEGIN", "UPDATE tokens users"]);
     app.delete_user("alice").await;
     assert_eq!(made(), ["BEGIN", "INSERT users", "UPDATE users", "INSERT token_events", "COMMIT"]);

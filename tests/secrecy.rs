@@ -21,6 +21,7 @@ use crate::support::{
 const PASSWORD: &str = "correct-horse-battery";
 const NATS_PASSWORD: &str = "staple-of-nats";
 const COLLECTOR_KEY: &str = "key-of-the-collector";
+const REQUEST_ID: &str = "5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42";
 const FIRST_KEY: [u8; 32] = [0xa7; 32];
 const SECOND_KEY: [u8; 32] = [0x5c; 32];
 
@@ -67,7 +68,12 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
         secrets.extend(client.create_with(request).await.ok().map(|answer| answer.secret));
     }
     let [one, two] = [&secrets[0], &secrets[1]];
-    let presented = vec![one.clone(), two.clone(), with_a_typo(one), forge(one, two)];
+    let mut presented = vec![one.clone(), two.clone(), with_a_typo(one), forge(one, two)];
+    for _ in 0..2 {
+        let request_id = REQUEST_ID.to_owned();
+        let request = CreateTokenRequest { request_id, ..create_request("alice", "repeated") };
+        presented.extend(client.create_with(request).await.ok().map(|answer| answer.secret));
+    }
     for bearer in presented.iter().map(String::as_str).chain([""]) {
         for scope in ["a", "b", "Bad"] {
             let _ = client.try_validate(bearer, &[scope]).await;
@@ -119,7 +125,7 @@ async fn no_secret_hash_tag_key_or_password_is_emitted_or_stored(
         drive(&url, &["--key-ring", ring.to_str().unwrap(), "--log-format", format], folder.path()).await;
     secrets.extend(more);
     output.push_str(&second);
-    for expected in ["token issued", "TRACE", "attached"] {
+    for expected in ["token issued", "token secret replaced", "TRACE", "attached"] {
         assert!(output.contains(expected), "the log lacks {expected}");
     }
     let mut hidden: Vec<_> =

@@ -282,7 +282,7 @@ async fn revocations(kind: &str, database: &Database) {
         let bearer = created.secret;
         assert!(is_valid(&mut two, &bearer).await);
         let token_id = created.token.unwrap().id;
-        one.delete_token(DeleteTokenRequest { user_id, token_id }).await.unwrap();
+        one.delete_token(DeleteTokenRequest { user_id, token_id, ..Default::default() }).await.unwrap();
         let revoked = Instant::now();
         while is_valid(&mut two, &bearer).await {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -3,7 +3,7 @@
 use sea_orm_migration::{
     prelude::*,
     schema::{big_integer, string, text, text_null, timestamp_with_time_zone, uuid, uuid_null},
-    schema::{binary_null, timestamp_with_time_zone_null},
+    schema::{binary, binary_null, timestamp_with_time_zone_null},
     sea_orm::DbBackend,
 };
 
@@ -35,6 +35,16 @@ enum Tokens {
 }
 
 #[derive(DeriveIden)]
+enum CreateRequests {
+    Table,
+    UserId,
+    RequestId,
+    TokenId,
+    Content,
+    CreatedAt,
+}
+
+#[derive(DeriveIden)]
 enum TokenEvents {
     Table,
     Id,
@@ -54,6 +64,8 @@ impl MigrationTrait for Migration {
         manager.create_table(tokens()).await?;
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
+        manager.create_table(create_requests()).await?;
+        manager.create_index(create_requests_created_at()).await?;
         manager.create_table(token_events()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
@@ -64,7 +76,12 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [TokenEvents::Table.into_iden(), Tokens::Table.into_iden(), Users::Table.into_iden()] {
+        for table in [
+            TokenEvents::Table.into_iden(),
+            CreateRequests::Table.into_iden(),
+            Tokens::Table.into_iden(),
+            Users::Table.into_iden(),
+        ] {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())
@@ -117,6 +134,29 @@ fn tokens_page() -> IndexCreateStatement {
         .col(Tokens::UserId)
         .col(Tokens::Id)
         .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        .to_owned()
+}
+
+/// The requests to create tokens that can be repeated. Without foreign keys: a row is of use for an hour, and what it
+/// refers to may be purged before it.
+fn create_requests() -> TableCreateStatement {
+    Table::create()
+        .table(CreateRequests::Table)
+        .col(text(CreateRequests::UserId))
+        .col(uuid(CreateRequests::RequestId))
+        .col(uuid(CreateRequests::TokenId))
+        .col(binary(CreateRequests::Content))
+        .col(timestamp_with_time_zone(CreateRequests::CreatedAt))
+        .primary_key(Index::create().col(CreateRequests::UserId).col(CreateRequests::RequestId))
+        .to_owned()
+}
+
+/// Finds the rows to purge.
+fn create_requests_created_at() -> IndexCreateStatement {
+    Index::create()
+        .name("create_requests_created_at")
+        .table(CreateRequests::Table)
+        .col(CreateRequests::CreatedAt)
         .to_owned()
 }
 

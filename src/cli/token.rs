@@ -60,8 +60,15 @@ enum Action {
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
         /// Time from now until the token expires: 90d, 12h, 1y. Default: never.
-        #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration, conflicts_with = "request_id")]
         expires: Option<Duration>,
+        /// Time at which the token expires: 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339, conflicts_with = "expires")]
+        expires_at: Option<SystemTime>,
+        /// A new UUID, with which the same command can be repeated within an hour if its answer was lost: it then returns
+        /// the same token with another secret. Goes with --expires-at, since --expires would count from another time.
+        #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
+        request_id: String,
         /// Print only the bearer token, for scripts.
         #[arg(long, conflicts_with = "json")]
         secret_only: bool,
@@ -80,6 +87,9 @@ enum Action {
         /// Id of the token, as `list` prints it.
         #[arg(long, value_name = "TOKEN_ID")]
         id: String,
+        /// Succeed also if the user has no such token or it is deleted already.
+        #[arg(long)]
+        allow_missing: bool,
     },
     /// Validate a bearer token from standard input: exit status 0 if it is valid, 1 if it is not.
     Validate {
@@ -129,14 +139,18 @@ impl TokenCommand {
         let client = connect(self.server).await?;
         let json = self.json;
         match self.action {
-            Action::Create { user, name, scopes, expires, secret_only } => {
-                let expire_time =
-                    expires.map(|span| expiry(Clock::system().now().into(), span)).transpose()?;
-                let request = CreateTokenRequest { user_id: user, name, scopes, expire_time };
+            Action::Create { user, name, scopes, expires, expires_at, request_id, secret_only } => {
+                let from_now = |span| SystemTime::from(Clock::system().now()).checked_add(span);
+                let at = expires.map(|span| from_now(span).ok_or(ClientError::Expires)).transpose()?;
+                let expire_time = at.or(expires_at).map(timestamp).transpose()?;
+                let request = CreateTokenRequest { user_id: user, name, scopes, expire_time, request_id };
                 create(client, json, secret_only, request).await
             }
             Action::List { user } => list(client, json, user).await,
-            Action::Delete { user, id } => delete(client, json, user, id).await,
+            Action::Delete { user, id, allow_missing } => {
+                let request = DeleteTokenRequest { user_id: user, token_id: id, allow_missing };
+                delete(client, json, request).await
+            }
             Action::Validate { scopes } => validate(client, json, scopes).await,
         }
     }
@@ -191,14 +205,14 @@ async fn list(mut client: Client, json: bool, user_id: String) -> Result<Report,
     Ok(Report { text, success: true })
 }
 
-async fn delete(
-    mut client: Client,
-    json: bool,
-    user_id: String,
-    token_id: String,
-) -> Result<Report, ClientError> {
-    client.delete_token(DeleteTokenRequest { user_id, token_id: token_id.clone() }).await?;
-    let text = if json { pretty(json!({})) } else { format!("token {token_id} is deleted\n") };
+async fn delete(mut client: Client, json: bool, request: DeleteTokenRequest) -> Result<Report, ClientError> {
+    let (token_id, allow_missing) = (request.token_id.clone(), request.allow_missing);
+    client.delete_token(request).await?;
+    let text = match (json, allow_missing) {
+        (true, _) => pretty(json!({})),
+        (false, true) => format!("token {token_id} is deleted, or the user never had it\n"),
+        (false, false) => format!("token {token_id} is deleted\n"),
+    };
     Ok(Report { text, success: true })
 }
 
@@ -233,8 +247,7 @@ fn read_bearer(input: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(bytes.trim_ascii().to_vec()))
 }
 
-fn expiry(now: SystemTime, span: Duration) -> Result<Timestamp, ClientError> {
-    let at = now.checked_add(span).ok_or(ClientError::Expires)?;
+fn timestamp(at: SystemTime) -> Result<Timestamp, ClientError> {
     let at = Timestamp::from(at);
     if at.seconds > LAST_SECOND { Err(ClientError::Expires) } else { Ok(at) }
 }

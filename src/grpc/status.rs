@@ -25,6 +25,11 @@ impl Violations {
         checked.map_err(|error| self.0.push(FieldViolation::new(field, error.to_string()))).ok()
     }
 
+    /// Returns INVALID_ARGUMENT for one field.
+    pub(super) fn status_of(field: &str, description: String) -> Status {
+        Self(vec![FieldViolation::new(field, description)]).into_status()
+    }
+
     /// Returns INVALID_ARGUMENT with every violation.
     pub(super) fn into_status(self) -> Status {
         let violations: Vec<String> =
@@ -65,6 +70,13 @@ impl From<RegistryError> for Status {
         let message = error.to_string();
         match error {
             RegistryError::NameTaken => with_reason(Code::AlreadyExists, message, ErrorReason::NameTaken),
+            RegistryError::Expiry(_) => Violations::status_of("expire_time", message),
+            RegistryError::RequestIdReused => Violations::status_of("request_id", message),
+            RegistryError::RequestDone { token_id } => {
+                let metadata = HashMap::from([("token_id".to_owned(), token_id.to_string())]);
+                let details = error_info(ErrorReason::RequestDone, metadata);
+                Status::with_error_details(Code::AlreadyExists, message, details)
+            }
             RegistryError::UserDeleted => {
                 with_reason(Code::FailedPrecondition, message, ErrorReason::UserDeleted)
             }

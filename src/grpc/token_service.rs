@@ -13,7 +13,7 @@ use super::{page_token, status::Violations};
 use crate::{
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
     registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
-    token::{Expiry, PageSize, Prefix, Scopes, ScopesError, Token, TokenName},
+    token::{Expiry, PageSize, Prefix, RequestId, Scopes, ScopesError, Token, TokenName, parse_hyphenated},
 };
 
 /// Answers the calls of the token service from a registry.
@@ -33,15 +33,19 @@ impl TokenService for TokenHandler {
         let user_id = violations.check("user_id", request.user_id.parse());
         let name = violations.check("name", TokenName::parse(&request.name));
         let scopes = check_scopes(&mut violations, "scopes", &request.scopes);
-        let now = self.registry.clock().now();
-        let expiry = request.expire_time.map(|at| Expiry::parse(at.seconds, at.nanos, now)).transpose();
+        let request_id = RequestId::parse_optional(&request.request_id);
+        let after = self.registry.earliest_expiry(request_id.ok().flatten());
+        let expiry = request.expire_time.map(|at| Expiry::parse(at.seconds, at.nanos, after)).transpose();
         let expiry = violations.check("expire_time", expiry);
-        let (Some(user_id), Some(name), Some(scopes), Some(expiry)) = (user_id, name, scopes, expiry) else {
+        let request_id = violations.check("request_id", request_id);
+        let (Some(user_id), Some(name), Some(scopes), Some(expiry), Some(request_id)) =
+            (user_id, name, scopes, expiry, request_id)
+        else {
             return Err(violations.into_status());
         };
 
-        let Issued { token, secret } =
-            self.registry.issue(NewToken { user_id, name, scopes, expiry }).await?;
+        let new = NewToken { user_id, name, scopes, expiry, request_id };
+        let Issued { token, secret } = self.registry.issue(new).await?;
         Ok(Response::new(pb::CreateTokenResponse {
             token: Some(to_proto(&token, self.registry.prefix())),
             secret: secret.expose_secret().to_owned(),
@@ -87,7 +91,7 @@ impl TokenService for TokenHandler {
             return Err(violations.into_status());
         };
 
-        self.registry.revoke(&user, id).await?;
+        self.registry.revoke(&user, id, request.allow_missing).await?;
         Ok(Response::new(pb::DeleteTokenResponse {}))
     }
 
@@ -130,10 +134,7 @@ const BAD_PAGE_TOKEN: &str =
     "is not a next_page_token of this user's list; leave it empty for the first page";
 
 fn token_id(text: &str) -> Result<Uuid, &'static str> {
-    // `Uuid` also accepts other forms, which the service never returns.
-    let hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
-    let id = hyphenated.then(|| Uuid::try_parse(text).ok()).flatten();
-    id.ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")
+    parse_hyphenated(text).ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")
 }
 
 fn to_proto(token: &Token, prefix: &Prefix) -> pb::Token {

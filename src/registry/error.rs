@@ -1,6 +1,8 @@
 //! Why the registry did not do what was asked.
 
-use crate::{credentials::HashError, store::StoreError, validation::LookupError};
+use uuid::Uuid;
+
+use crate::{credentials::HashError, store::StoreError, token::ExpiryError, validation::LookupError};
 
 /// Why the registry did not do what was asked. Nothing is half done; with a failure of the database it may be done.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,23 @@ pub enum RegistryError {
     TooManyExpired {
         /// How many are allowed, live and expired ones together.
         limit: u64,
+    },
+    /// The expiry of a new token has passed.
+    #[error(transparent)]
+    Expiry(#[from] ExpiryError),
+    /// Another request had the same request id.
+    #[error(
+        "is that of a request with another name, scopes or expire_time; choose a new UUID for each new request"
+    )]
+    RequestIdReused,
+    /// The same request issued a token that was used, was revoked or has expired since.
+    #[error(
+        "the same request issued the token {token_id}, which was used or deleted or has expired; \
+         for another token send another request_id"
+    )]
+    RequestDone {
+        /// The token.
+        token_id: Uuid,
     },
     /// The account was deleted, for good.
     #[error("the user's account was deleted")]

@@ -1,13 +1,18 @@
 //! Issuing a token.
 
-use secrecy::SecretString;
+use std::sync::Arc;
 
-use super::{RegistryError, TokenRegistry, token_registry::by_user};
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use super::{RegistryError, TokenRegistry, repeat, token_registry::by_user};
 use crate::{
     clock::Clock,
     credentials::{SecretHash, Tag},
-    store::{CommitGate, EventKind, NewTokenRow, Obstacles, Store},
-    token::{BearerToken, Expiry, Scopes, Token, TokenName, UserId},
+    store::{CommitGate, CreateRequest, EventKind, NewTokenRow, Obstacles, Store, WriteTransaction},
+    token::{BearerToken, Expiry, ExpiryError, RequestId, Scopes, Token, TokenName, UserId},
+    validation::{Authenticator, LastUsed},
 };
 
 /// A token to be issued.
@@ -21,9 +26,11 @@ pub struct NewToken {
     pub scopes: Scopes,
     /// When it expires, if it does.
     pub expiry: Option<Expiry>,
+    /// The id of the request, if it may be repeated.
+    pub request_id: Option<RequestId>,
 }
 
-/// A token that was just issued, with its bearer token, this once.
+/// A token that was just issued, or given another secret, with its bearer token, this once.
 #[derive(Debug)]
 pub struct Issued {
     /// The token.
@@ -36,33 +43,39 @@ pub struct Issued {
 const MAX_EXPIRED_TOKENS: u64 = 1_000;
 
 impl TokenRegistry {
-    /// Issues a token.
+    /// Issues a token. A request that is repeated with the same request id within an hour gets the same token with a fresh
+    /// secret, and the earlier secret stops working.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::UserDeleted`], [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`],
-    /// [`RegistryError::TooManyExpired`], or a failure.
+    /// [`RegistryError::UserDeleted`], [`RegistryError::RequestIdReused`], [`RegistryError::RequestDone`],
+    /// [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`], [`RegistryError::TooManyExpired`],
+    /// [`RegistryError::Expiry`], or a failure.
     pub async fn issue(&self, new: NewToken) -> Result<Issued, RegistryError> {
-        let limits = TokenLimits { max_live: self.max_live_tokens };
-        // Before argon2, which costs far more than all the rest: what would be refused anyway is refused at once.
-        let obstacles =
-            self.store.obstacles(&new.user_id, &new.name, self.clock.now(), limits.max_kept()).await?;
-        limits.check(obstacles)?;
+        let issuance = Issuance {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            authenticator: Arc::clone(&self.authenticator),
+            last_used: Arc::clone(&self.last_used),
+            limits: TokenLimits { max_live: self.max_live_tokens },
+            new,
+        };
+        issuance.precheck().await?;
         let bearer = BearerToken::generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
         let credentials = self.verifier.make(&bearer).await?;
-        let token = Token {
-            id: bearer.id(),
-            user_id: new.user_id,
-            name: new.name,
-            scopes: new.scopes,
-            created_at: self.clock.now(),
-            expires_at: new.expiry.map(Expiry::at),
-            last_used_at: None,
-        };
-        let (store, clock) = (self.store.clone(), self.clock.clone());
-        let token = self.store.write(|gate| insert(store, gate, clock, token, credentials, limits)).await?;
+        let id = bearer.id();
+        let token = self.store.write(|gate| issuance.run(gate, id, credentials)).await?;
+        // A repeated request keeps the id of its token.
+        let bearer = bearer.with_id(token.id);
         Ok(Issued { secret: bearer.reveal(&self.prefix), token })
+    }
+
+    /// Returns the time that the expiry in a request must be after. A request with a request id may be a repeated one, whose
+    /// expiry may have passed since the first; [`TokenRegistry::issue`] refuses it in any other request.
+    pub fn earliest_expiry(&self, request_id: Option<RequestId>) -> DateTime<Utc> {
+        let now = self.clock.now();
+        if request_id.is_some() { now - repeat::WINDOW } else { now }
     }
 }
 
@@ -94,32 +107,104 @@ impl TokenLimits {
     }
 }
 
-/// Stores a token, if the rules allow it.
-async fn insert(
-    store: Store,
-    gate: CommitGate,
-    clock: Clock,
-    mut token: Token,
-    (hash, tag): (SecretHash, Option<Tag>),
+/// A token that is being issued. Owns what it needs, because its transaction may outlive the caller.
+#[derive(Debug)]
+pub(super) struct Issuance {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) last_used: Arc<LastUsed>,
     limits: TokenLimits,
-) -> Result<Token, RegistryError> {
-    let transaction = store.begin().await?;
-    transaction.lock_account(&token.user_id).await?;
-    token.created_at = clock.now();
-    // Again, since only now nothing can change it any more.
-    let obstacles =
-        transaction.obstacles(&token.user_id, &token.name, token.created_at, limits.max_kept()).await?;
-    limits.check(obstacles)?;
-    transaction.insert_token(NewTokenRow { token: &token, hash, tag }).await?;
-    let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, token.created_at);
-    transaction.record(event).await?;
-    let (user_id, token_id) = (token.user_id.as_str(), token.id);
-    match transaction.commit(&gate).await {
-        Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
-        Err(error) => {
-            tracing::warn!(user_id, %token_id, %error, "not known whether the token is issued");
-            return Err(error.into());
+    pub(super) new: NewToken,
+}
+
+impl Issuance {
+    /// Refuses what would be refused anyway, before argon2, which costs far more than all the rest.
+    async fn precheck(&self) -> Result<(), RegistryError> {
+        let (new, now) = (&self.new, self.clock.now());
+        let obstacles = self.store.obstacles(&new.user_id, &new.name, now, self.limits.max_kept()).await?;
+        // Read after the obstacles: the same request, if it is what took the name, is found.
+        if let Some(id) = new.request_id
+            && !obstacles.account_deleted
+            && let Some(earlier) = self.store.earlier_request(&new.user_id, id, now - repeat::WINDOW).await?
+        {
+            return self.same_token(&earlier, now).map(drop);
+        }
+        self.check(obstacles, now)
+    }
+
+    /// Whether a new token may be issued at `now`.
+    fn check(&self, found: Obstacles, now: DateTime<Utc>) -> Result<(), RegistryError> {
+        self.limits.check(found)?;
+        match self.new.expiry {
+            Some(expiry) if expiry.at() <= now => Err(ExpiryError::Past.into()),
+            _ => Ok(()),
         }
     }
-    Ok(token)
+
+    /// Issues the token, or gives the one of the same request another secret. Decides once more, since only under the lock
+    /// nothing can change any more.
+    async fn run(
+        self,
+        gate: CommitGate,
+        id: Uuid,
+        credentials: (SecretHash, Option<Tag>),
+    ) -> Result<Token, RegistryError> {
+        let transaction = self.store.begin().await?;
+        if transaction.lock_account(&self.new.user_id).await?.is_some() {
+            return Err(RegistryError::UserDeleted);
+        }
+        let now = self.clock.now();
+        if let Some(request) = self.new.request_id {
+            let since = now - repeat::WINDOW;
+            let earlier = transaction.earlier_request(&self.new.user_id, request, since).await?;
+            if let Some(earlier) = earlier {
+                let token = self.same_token(&earlier, now)?;
+                return self.replace_secret(transaction, &gate, token, credentials, now).await;
+            }
+        }
+        self.insert(transaction, &gate, self.token(id, now), credentials).await
+    }
+
+    /// The token that is to be issued, or that the same request has issued.
+    pub(super) fn token(&self, id: Uuid, created_at: DateTime<Utc>) -> Token {
+        Token {
+            id,
+            user_id: self.new.user_id.clone(),
+            name: self.new.name.clone(),
+            scopes: self.new.scopes.clone(),
+            created_at,
+            expires_at: self.new.expiry.map(Expiry::at),
+            last_used_at: None,
+        }
+    }
+
+    /// Stores a token, if the rules allow it.
+    async fn insert(
+        &self,
+        transaction: WriteTransaction,
+        gate: &CommitGate,
+        token: Token,
+        (hash, tag): (SecretHash, Option<Tag>),
+    ) -> Result<Token, RegistryError> {
+        let at = token.created_at;
+        let most = self.limits.max_kept();
+        self.check(transaction.obstacles(&token.user_id, &token.name, at, most).await?, at)?;
+        transaction.insert_token(NewTokenRow { token: &token, hash, tag }).await?;
+        if let Some(request_id) = self.new.request_id {
+            let (user_id, content) = (&token.user_id, repeat::content(&self.new));
+            let request = CreateRequest { user_id, request_id, token_id: token.id, content, at };
+            transaction.put_request(request).await?;
+        }
+        transaction.record(by_user(EventKind::TokenIssued, &token.user_id, token.id, at)).await?;
+        let (user_id, token_id) = (token.user_id.as_str(), token.id);
+        match transaction.commit(gate).await {
+            Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
+            Err(error) => {
+                tracing::warn!(user_id, %token_id, %error, "not known whether the token is issued");
+                return Err(error.into());
+            }
+        }
+        Ok(token)
+    }
 }

@@ -12,19 +12,20 @@ use crate::{
 };
 
 impl TokenRegistry {
-    /// Revokes one token of the user.
+    /// Revokes one token of the user. With `allow_missing` it succeeds also when the user has no such token or it is
+    /// revoked already, so that a caller whose answer was lost can repeat the call.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
-    pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
+    /// Without `allow_missing`, [`RegistryError::NotFound`] in these two cases; or a failure.
+    pub async fn revoke(&self, user: &UserId, id: Uuid, allow_missing: bool) -> Result<(), RegistryError> {
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let revoke = |gate: CommitGate| async move {
             let now = clock.now();
             let transaction = store.begin().await?;
             if !transaction.revoke_token(&user, id, now).await? {
-                return Err(RegistryError::NotFound);
+                return if allow_missing { Ok(()) } else { Err(RegistryError::NotFound) };
             }
             transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
             let committed = transaction.commit(&gate).await;

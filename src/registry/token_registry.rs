@@ -23,7 +23,7 @@ pub struct TokenRegistry {
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) prefix: Prefix,
     pub(super) max_live_tokens: u64,
-    pub(super) last_used: LastUsed,
+    pub(super) last_used: Arc<LastUsed>,
     pub(super) outcomes: Outcomes,
 }
 
@@ -46,7 +46,7 @@ impl TokenRegistry {
             authenticator,
             prefix,
             max_live_tokens,
-            last_used: LastUsed::default(),
+            last_used: Arc::default(),
             outcomes: Outcomes::default(),
         }
     }

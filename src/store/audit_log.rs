@@ -20,6 +20,8 @@ pub enum EventKind {
     TokenIssued,
     /// A token was revoked.
     TokenRevoked,
+    /// A token was given another secret, because the call that issued it was repeated.
+    TokenSecretReplaced,
     /// An account was deleted, and with it all of its tokens.
     UserDeleted,
 }
@@ -29,6 +31,7 @@ impl EventKind {
         match self {
             Self::TokenIssued => "token_issued",
             Self::TokenRevoked => "token_revoked",
+            Self::TokenSecretReplaced => "token_secret_replaced",
             Self::UserDeleted => "user_deleted",
         }
     }

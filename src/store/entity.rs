@@ -51,6 +51,27 @@ pub(super) mod tokens {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+pub(super) mod create_requests {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "create_requests")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub user_id: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub request_id: Uuid,
+        pub token_id: Uuid,
+        pub content: Vec<u8>,
+        pub created_at: DateTimeUtc,
+    }
+
+    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 pub(super) mod token_events {
     use sea_orm::entity::prelude::*;
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod audit_log;
 mod connect;
+mod create_requests;
 mod database;
 mod entity;
 mod error;
@@ -18,6 +19,7 @@ mod transaction;
 pub use self::{
     audit_log::{Event, EventKind},
     connect::{DatabaseUrl, DatabaseUrlError, PoolLimits, create_private_folder},
+    create_requests::{CreateRequest, EarlierRequest},
     database::Store,
     error::StoreError,
     pool::PoolState,

@@ -1,4 +1,4 @@
-//! The rows of tokens: listing, issuing, revoking.
+//! The rows of tokens: listing, issuing, replacing secrets, revoking.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -77,16 +77,18 @@ impl Store {
         found_obstacles(self.bounded(self.reads.query_one_raw(query)).await?)
     }
 
-    /// Gives the token a new tag.
+    /// Gives the token a new tag of the secret whose hash is `hash`. Does nothing if the token has another secret by now,
+    /// which the tag would make useless.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn retag_token(&self, id: Uuid, tag: Tag) -> Result<(), StoreError> {
+    pub async fn retag_token(&self, id: Uuid, hash: &SecretHash, tag: Tag) -> Result<(), StoreError> {
         let update = Entity::update_many()
             .col_expr(Column::TagKeyId, Expr::value(tag.key_id.as_str()))
             .col_expr(Column::Tag, Expr::value(tag.mac))
-            .filter(Column::Id.eq(id));
+            .filter(Column::Id.eq(id))
+            .filter(Column::SecretHash.eq(hash.as_str()));
         self.bounded(update.exec(&self.writes)).await?;
         Ok(())
     }
@@ -139,10 +141,7 @@ impl WriteTransaction {
     ///
     /// See [`StoreError`].
     pub async fn insert_token(&self, new: NewTokenRow<'_>) -> Result<(), StoreError> {
-        let (tag_key_id, tag) = match new.tag {
-            Some(tag) => (Some(tag.key_id.as_str().to_owned()), Some(tag.mac)),
-            None => (None, None),
-        };
+        let (tag_key_id, tag) = columns(new.tag);
         let row = ActiveModel {
             id: Set(new.token.id),
             user_id: Set(new.token.user_id.as_str().to_owned()),
@@ -161,6 +160,28 @@ impl WriteTransaction {
         Ok(())
     }
 
+    /// Gives the token another secret and returns whether it did: a token that was used or revoked keeps its own.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn replace_secret(
+        &self,
+        id: Uuid,
+        hash: &SecretHash,
+        tag: Option<Tag>,
+    ) -> Result<bool, StoreError> {
+        let (tag_key_id, tag) = columns(tag);
+        let update = Entity::update_many()
+            .col_expr(Column::SecretHash, Expr::value(hash.as_str()))
+            .col_expr(Column::TagKeyId, Expr::value(tag_key_id))
+            .col_expr(Column::Tag, Expr::value(tag))
+            .filter(Column::Id.eq(id))
+            .filter(Column::LastUsedAt.is_null())
+            .filter(Column::RevokedAt.is_null());
+        Ok(self.run(update.exec(&self.inner)).await?.rows_affected == 1)
+    }
+
     /// Revokes one token of the user and returns whether there was one to revoke; a deleted account has none.
     ///
     /// # Errors
@@ -176,6 +197,11 @@ impl WriteTransaction {
             .filter(account_exists(user));
         Ok(self.run(update.exec(&self.inner)).await?.rows_affected == 1)
     }
+}
+
+/// The columns `tag_key_id` and `tag`.
+fn columns(tag: Option<Tag>) -> (Option<String>, Option<Vec<u8>>) {
+    tag.map(|tag| (tag.key_id.as_str().to_owned(), tag.mac)).unzip()
 }
 
 /// The stored reason of a token that its user deleted.

@@ -135,6 +135,11 @@ impl BearerToken {
         self.id
     }
 
+    /// Returns a bearer token of the token `id` with the same secret, whose hash and tag do not depend on the id.
+    pub(crate) fn with_id(self, id: Uuid) -> Self {
+        Self { id, ..self }
+    }
+
     /// Returns the random bits.
     pub(crate) fn secret(&self) -> &[u8; 32] {
         &self.secret

@@ -5,14 +5,17 @@ mod bearer_token;
 mod characters;
 mod digest;
 mod expiry;
+mod hyphenated;
 mod name;
 mod page_size;
+mod request_id;
 mod scopes;
 mod user_id;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub(crate) use self::hyphenated::parse_hyphenated;
 pub use self::{
     bearer_token::{BearerToken, ParseError, Prefix, PrefixError},
     characters::Invisible,
@@ -20,6 +23,7 @@ pub use self::{
     expiry::{Expiry, ExpiryError},
     name::{NameError, TokenName},
     page_size::{PageSize, PageSizeError},
+    request_id::{RequestId, RequestIdError},
     scopes::{Scope, ScopeError, Scopes, ScopesError},
     user_id::{UserId, UserIdError},
 };

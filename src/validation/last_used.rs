@@ -27,6 +27,11 @@ impl LastUsed {
         }
     }
 
+    /// Whether a use of the token is noted and not written yet.
+    pub fn is_noted(&self, id: Uuid) -> bool {
+        self.uses().contains_key(&id)
+    }
+
     /// Writes the uses in batches. A use stays noted until the database has confirmed it, also when the caller stops
     /// waiting.
     ///

@@ -207,7 +207,7 @@ impl Authenticator {
             Verification::Right => {}
             Verification::RightWithNewTag(tag) => {
                 // The result does not depend on it; the next cold validation tries again.
-                if let Err(error) = self.store.retag_token(bearer.id(), tag).await {
+                if let Err(error) = self.store.retag_token(bearer.id(), &stored.hash, tag).await {
                     tracing::warn!(token_id = %bearer.id(), %error, "the tag of a token could not be replaced");
                 }
             }

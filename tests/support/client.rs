@@ -88,13 +88,15 @@ impl Client {
 
     /// Calls DeleteToken.
     pub async fn delete(&self, user: &str, token_id: &str) -> Result<(), Status> {
-        let request = DeleteTokenRequest { user_id: user.into(), token_id: token_id.into() };
+        let request =
+            DeleteTokenRequest { user_id: user.into(), token_id: token_id.into(), allow_missing: false };
         self.tokens().delete_token(request).await.map(drop)
     }
 
     /// Calls DeleteToken with a deadline.
     pub async fn delete_within(&self, deadline: Duration, user: &str, token_id: &str) -> Result<(), Status> {
-        let request = DeleteTokenRequest { user_id: user.into(), token_id: token_id.into() };
+        let request =
+            DeleteTokenRequest { user_id: user.into(), token_id: token_id.into(), allow_missing: false };
         let mut request = request.into_request();
         request.set_timeout(deadline);
         self.tokens().delete_token(request).await.map(drop)
