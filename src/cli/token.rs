@@ -65,8 +65,8 @@ enum Action {
         /// Time at which the token expires: 2027-01-31T00:00:00Z.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339, conflicts_with = "expires")]
         expires_at: Option<SystemTime>,
-        /// A new UUID, with which the same command can be repeated within an hour if its answer was lost: it then returns
-        /// the same token with another secret. Goes with --expires-at, since --expires would count from another time.
+        /// UUID of the request, a new one for each token. If the answer is lost, the same command can be repeated within
+        /// an hour: it returns the same token with another secret. Excludes --expires, which would differ then.
         #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
         request_id: String,
         /// Print only the bearer token, for scripts.

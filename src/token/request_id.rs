@@ -10,7 +10,7 @@ use super::hyphenated::parse_hyphenated;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(Uuid);
 
-/// The text is not a request id. The zero UUID is none: it is what a caller sends that forgot to choose one.
+/// The text is not a request id. The zero UUID is refused, because callers send it that forgot to choose one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a UUID such as 5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42, and not zero; leave it empty for none")]
 pub struct RequestIdError;
