@@ -112,14 +112,6 @@ async fn every_bad_field_of_a_request_is_named_at_once(database: Database) {
     CreateTokenRequest { request_id: uuid::Uuid::nil().to_string(), ..request("u", "name") },
     "request_id"
 )]
-#[case::passed_expiry_with_a_request_id(
-    CreateTokenRequest {
-        expire_time: Some(std::time::SystemTime::now().into()),
-        request_id: "5b3c8f0e-6d0b-4c1e-9a55-0f6c3b1d7e42".into(),
-        ..request("u", "name")
-    },
-    "expire_time"
-)]
 #[tokio::test]
 async fn a_bad_field_is_named(#[case] request: CreateTokenRequest, #[case] field: &str) {
     let app = App::start(Sqlite).await;

@@ -115,6 +115,22 @@ async fn the_secret_of_a_token_that_is_no_longer_new_is_not_replaced(
     assert_eq!(app.validate(secret).await.err(), expected, "its secret is the same");
 }
 
+/// An expiry that has passed is good only in a request that is repeated.
+#[apply(on_both_databases)]
+#[tokio::test]
+async fn the_expiry_of_a_new_request_must_be_in_the_future(database: Database) {
+    let app = App::start_with_clock(database, manual_clock()).await;
+    for seconds_ago in [0, 1_800, 7_200] {
+        let expire_time = Some(Timestamp { seconds: START_SECONDS - seconds_ago, nanos: 0 });
+        let new = CreateTokenRequest { expire_time, ..request("alice", "one") };
+        let said = violations(&app.create_with(new).await.unwrap_err());
+        assert_eq!((said.len(), &*said[0].0), (1, "expire_time"));
+        assert!(said[0].1.contains("in the future"), "{said:?}");
+    }
+    assert_eq!(app.argon2_runs(), 0);
+    app.create_with(request("alice", "one")).await.unwrap();
+}
+
 #[apply(on_both_databases)]
 #[tokio::test]
 async fn another_request_with_the_same_id_is_refused(database: Database) {
