@@ -25,7 +25,7 @@ use support::{otlp::Collector, postgres::Postgres};
 
 use self::{
     database::Database,
-    load::{Call, Figure, Until, is_valid, latencies, round},
+    load::{Call, Figure, Load, Until, is_valid, latencies, round, round_of},
     report::{compare, print_row, print_spread, sorted},
     server::Server,
 };
@@ -33,6 +33,10 @@ use self::{
 /// Measured rounds of each kind, after one to warm up, and the duration of a round of hot calls.
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_secs(2);
+/// Calls in flight and connections of the row "loads", whose rounds are shorter.
+const IN_FLIGHT: [usize; 4] = [8, 32, 64, 256];
+const CONNECTIONS: [usize; 3] = [1, 4, 16];
+const SHORT_ROUND: Duration = Duration::from_millis(1_200);
 /// Tokens that are validated again and again from memory.
 const HOT: usize = 1_000;
 /// Live tokens in the database at a cold start, and how many of them a round validates.
@@ -62,6 +66,9 @@ async fn table(rows: &[String]) {
     }
     if selected("hot") {
         hot().await;
+    }
+    if selected("loads") {
+        loads().await;
     }
     if selected("floods") {
         floods().await;
@@ -131,6 +138,32 @@ async fn hot() {
     compare(names[0], names[2], [&ours, &empty]);
     compare(names[1], names[2], [&traced, &empty]);
     assert!(!collector.received().is_empty(), "no spans were exported");
+}
+
+/// Compares the CPU time of hot calls with an empty handler's under different loads.
+async fn loads() {
+    let mut database = Database::sqlite().await;
+    database.fill(HOT, HOT).await;
+    let servers = [Server::latchkey(&database, &[]), Server::bare(&["handler"])];
+    let call = Call::Validate(Arc::clone(&database.bearers));
+    for connections in CONNECTIONS {
+        for calls in IN_FLIGHT {
+            let mut figures: [Vec<f64>; 2] = Default::default();
+            for turn in 0..=ROUNDS {
+                for (server, figures) in servers.iter().zip(&mut figures) {
+                    let load = Load { calls, connections };
+                    let figure = round_of(server, &call, Until::Time(SHORT_ROUND), load).await;
+                    if turn > 0 {
+                        figures.push(figure.server_micros_per_call);
+                    }
+                }
+            }
+            let name = format!("hot, {calls} in flight on {connections} connections");
+            print_spread(&format!("{name} (server CPU µs/call)"), &figures[0]);
+            print_spread("  empty handler", &figures[1]);
+            print_row("  ratio", report::median(&figures[0]) / report::median(&figures[1]));
+        }
+    }
 }
 
 /// Validates each token once, right after a start.
