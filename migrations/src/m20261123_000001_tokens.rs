@@ -1,4 +1,4 @@
-//! Users, tokens and token events.
+//! Users, tokens, token events and replicas.
 
 use sea_orm_migration::{
     prelude::*,
@@ -47,6 +47,17 @@ enum TokenEvents {
     Xid,
 }
 
+#[derive(DeriveIden)]
+enum Replicas {
+    Table,
+    Id,
+    Epoch,
+    Renewals,
+    LeaseMillis,
+    Seen,
+    RenewedAt,
+}
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -55,6 +66,7 @@ impl MigrationTrait for Migration {
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
         manager.create_table(token_events()).await?;
+        manager.create_table(replicas()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
             manager.alter_table(with_xid).await?;
@@ -64,7 +76,13 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [TokenEvents::Table.into_iden(), Tokens::Table.into_iden(), Users::Table.into_iden()] {
+        let tables = [
+            Replicas::Table.into_iden(),
+            TokenEvents::Table.into_iden(),
+            Tokens::Table.into_iden(),
+            Users::Table.into_iden(),
+        ];
+        for table in tables {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())
@@ -144,4 +162,17 @@ fn xid() -> ColumnDef {
 
 fn token_events_xid() -> IndexCreateStatement {
     Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
+}
+
+/// The running replicas. A revocation is complete when each of them has seen it, or its lease has ended.
+fn replicas() -> TableCreateStatement {
+    Table::create()
+        .table(Replicas::Table)
+        .col(uuid(Replicas::Id).primary_key())
+        .col(text_null(Replicas::Epoch))
+        .col(big_integer(Replicas::Renewals))
+        .col(big_integer(Replicas::LeaseMillis))
+        .col(text(Replicas::Seen))
+        .col(timestamp_with_time_zone(Replicas::RenewedAt))
+        .to_owned()
 }

@@ -12,12 +12,13 @@ use crate::{
 };
 
 impl TokenRegistry {
-    /// Revokes one token of the user.
+    /// Revokes one token of the user. When it returns, no replica accepts the token any more.
     ///
     /// # Errors
     ///
     /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
     pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
+        let epoch = self.authenticator.epoch();
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let revoke = |gate: CommitGate| async move {
@@ -39,11 +40,13 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.write(revoke).await
+        self.store.write(revoke).await?;
+        Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 
     /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
-    /// issued again. Doing it twice changes nothing. `actor` and `event_id` go into the audit log.
+    /// issued again. When it returns, no replica accepts any of them. Doing it twice changes nothing. `actor` and
+    /// `event_id` go into the audit log.
     ///
     /// # Errors
     ///
@@ -55,6 +58,7 @@ impl TokenRegistry {
         actor: &str,
         event_id: &str,
     ) -> Result<(), RegistryError> {
+        let epoch = self.authenticator.epoch();
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
@@ -82,6 +86,8 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.write(delete).await
+        self.store.write(delete).await?;
+        // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
+        Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 }

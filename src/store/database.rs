@@ -4,7 +4,10 @@
 //! polling for the lock; reads go on beside them (WAL). On PostgreSQL one pool serves both. The revocation log and the
 //! health check have a connection each: however busy the others are, revocations are seen and the answer is true.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use sea_orm::{DatabaseConnection, DbBackend, DbErr};
 use tokio::sync::Semaphore;
@@ -21,6 +24,8 @@ pub struct Store {
     pub(super) url: DatabaseUrl,
     pub(super) reachability: Arc<Reachability>,
     pub(super) writers: Arc<Semaphore>,
+    /// Whether the server tells its timeline, as far as is known.
+    pub(super) has_epochs: Arc<AtomicBool>,
     pub(super) timeout: Duration,
 }
 
@@ -45,6 +50,12 @@ impl Store {
                 .map(|(name, pool)| PoolState::of(name, pool.get_postgres_connection_pool()))
                 .into(),
         }
+    }
+
+    /// Has connections from before this moment replaced before they are used again: the server that they lead to may have
+    /// been replaced.
+    pub fn discard_connections(&self) {
+        self.reachability.distrust_older_connections();
     }
 
     /// Closes all connections once they are idle; later calls fail.

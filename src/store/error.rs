@@ -16,6 +16,12 @@ pub enum StoreError {
     /// It is a standby, which may lack revocations: a later try may reach the primary.
     #[error("the database server is in recovery, and may lack the latest revocations")]
     InRecovery,
+    /// Another server has taken over, and the change may have been lost with the earlier one: do it again.
+    #[error("the database failed over before every replica had seen the change, which may be lost")]
+    FailedOver,
+    /// This replica's lease has ended, so it may lack revocations: a later try may succeed.
+    #[error("this replica could not renew its lease: the database cannot be read, or not be written to")]
+    NoLease,
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,

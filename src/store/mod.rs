@@ -7,9 +7,11 @@ mod database;
 mod entity;
 mod error;
 mod health;
+mod log_position;
 mod pool;
 mod prepare;
 mod reachability;
+mod replicas;
 mod revocation_log;
 mod token_lookup;
 mod tokens;
@@ -21,6 +23,7 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
+    replicas::{Change, OtherReplicas, Renewer, Replica},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},

@@ -1,0 +1,269 @@
+//! Replicas: which ones may hold tokens in memory, and how far each has read the revocation log.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement,
+    sqlx::{self, ConnectOptions as _, postgres::{PgConnection, PgListener}},
+};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{DatabaseUrl, LogHead, Store, StoreError, log_position::Position};
+
+/// Another replica, as its row says.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// A new one at each start.
+    pub id: Uuid,
+    /// How often it has renewed its lease.
+    pub renewals: i64,
+    /// How long its lease lasts after a renewal.
+    pub lease: Duration,
+    /// When it renewed its lease, by the database's clock.
+    pub renewed_at: DateTime<Utc>,
+    seen: Position,
+}
+
+impl Replica {
+    /// Whether it has evicted everything that was revoked before `change`.
+    pub fn has_seen(&self, change: &Change) -> bool {
+        self.seen.covers(&change.0)
+    }
+}
+
+/// Everything that was committed before one moment.
+#[derive(Clone, Debug)]
+pub struct Change(Position);
+
+/// The other replicas at one moment.
+#[derive(Debug)]
+pub struct OtherReplicas {
+    /// Their rows.
+    pub replicas: Vec<Replica>,
+    /// What was committed at that moment.
+    pub change: Change,
+    /// The epoch of the server that said so; see [`LogHead::epoch`].
+    pub epoch: Option<Arc<str>>,
+}
+
+/// The channel on which a replica that revoked something wakes the others. The payload is its id.
+const CHANNEL: &str = "latchkey_revocations";
+
+impl Store {
+    /// Whether a failover can replace the database's server, so that leases must be renewed by writes.
+    pub fn can_fail_over(&self) -> bool {
+        self.log.get_database_backend() == DbBackend::Postgres
+    }
+
+    /// Registers a replica, or registers it anew. Its memory must be empty, or not in use, until it has read the log again.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn register_replica(
+        &self,
+        id: Uuid,
+        lease: Duration,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let (seen, epoch) = match self.writes.get_database_backend() {
+            DbBackend::Sqlite => ("(SELECT coalesce(max(id), 0) FROM token_events)", "NULL".to_owned()),
+            _ => ("pg_current_snapshot()::text", self.epoch_sql()),
+        };
+        let sql = format!(
+            "INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
+             VALUES ($1, 0, $2, $3, {seen}, {epoch}) ON CONFLICT (id) DO UPDATE SET \
+             renewals = replicas.renewals + 1, renewed_at = excluded.renewed_at, seen = excluded.seen, \
+             epoch = excluded.epoch"
+        );
+        let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let values = [id.into(), millis.into(), now.into()];
+        self.bounded(self.writes.execute_raw(self.write_statement(&sql, values))).await?;
+        Ok(())
+    }
+
+    /// Removes a replica that answers no more validations, so that no revocation waits for it.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn deregister_replica(&self, id: Uuid) -> Result<(), StoreError> {
+        let delete = self.write_statement("DELETE FROM replicas WHERE id = $1", [id.into()]);
+        self.bounded(self.writes.execute_raw(delete)).await?;
+        Ok(())
+    }
+
+    /// Removes another replica unless it has renewed its lease since it was read. Returns whether it is removed.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn remove_replica(&self, replica: &Replica) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM replicas WHERE id = $1 AND renewals = $2";
+        let delete = self.write_statement(sql, [replica.id.into(), replica.renewals.into()]);
+        Ok(self.bounded(self.writes.execute_raw(delete)).await?.rows_affected() == 1)
+    }
+
+    /// The replicas other than `reader`, and what is committed now.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn other_replicas(&self, reader: Uuid) -> Result<OtherReplicas, StoreError> {
+        let backend = self.log.get_database_backend();
+        let now = match backend {
+            DbBackend::Sqlite => "(SELECT coalesce(max(id), 0) FROM token_events), NULL".to_owned(),
+            _ => format!("pg_current_snapshot()::text, {}", self.epoch_sql()),
+        };
+        // One statement, so that the position and the rows belong together; the position comes also without a row.
+        let sql = format!(
+            "SELECT {now}, id, renewals, lease_millis, renewed_at, seen \
+             FROM (SELECT 1) AS one LEFT JOIN replicas ON id <> $1"
+        );
+        let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
+        let rows = self.bounded(self.log.query_all_raw(read)).await?;
+        let first = rows.first().ok_or_else(|| DbErr::RecordNotFound("a position".to_owned()))?;
+        let position = match backend {
+            DbBackend::Sqlite => Position::Id(first.try_get_by_index(0)?),
+            _ => Position::parse(&first.try_get_by_index::<String>(0)?)?,
+        };
+        let epoch = first.try_get_by_index::<Option<String>>(1)?.map(Arc::from);
+        let replicas = rows.iter().filter_map(|row| replica(row).transpose()).collect::<Result<_, _>>()?;
+        Ok(OtherReplicas { replicas, change: Change(position), epoch })
+    }
+
+    /// Wakes the other replicas, so that they read the log at once. In a statement of its own, after the commit: inside
+    /// the transaction it would make commits wait for each other. With SQLite they poll.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn wake_other_replicas(&self, reader: Uuid) -> Result<(), StoreError> {
+        if self.log.get_database_backend() == DbBackend::Postgres {
+            let values = [CHANNEL.into(), reader.to_string().into()];
+            let notify =
+                Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_notify($1, $2)", values);
+            self.bounded(self.log.execute_raw(notify)).await?;
+        }
+        Ok(())
+    }
+
+    /// Notifies `woken` each time that a replica other than `reader` asks for it, until the connection is lost.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn listen_for_others(&self, reader: Uuid, woken: &Notify) -> Result<(), StoreError> {
+        if self.log.get_database_backend() == DbBackend::Sqlite {
+            return std::future::pending().await;
+        }
+        let reader = reader.to_string();
+        let mut listener = PgListener::connect_with(self.log.get_postgres_connection_pool()).await?;
+        listener.listen(CHANNEL).await?;
+        loop {
+            match listener.try_recv().await? {
+                Some(notification) if notification.payload() == reader => {}
+                Some(_) => woken.notify_one(),
+                // Something may have been missed.
+                None => {
+                    woken.notify_one();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn write_statement(&self, sql: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> Statement {
+        Statement::from_sql_and_values(self.writes.get_database_backend(), sql, values)
+    }
+}
+
+fn replica(row: &QueryResult) -> Result<Option<Replica>, DbErr> {
+    let Some(id) = row.try_get_by_index::<Option<Uuid>>(2)? else { return Ok(None) };
+    let millis: i64 = row.try_get_by_index(4)?;
+    Ok(Some(Replica {
+        id,
+        renewals: row.try_get_by_index(3)?,
+        lease: Duration::from_millis(millis.unsigned_abs()),
+        renewed_at: row.try_get_by_index(5)?,
+        seen: Position::parse(&row.try_get_by_index::<String>(6)?)?,
+    }))
+}
+
+/// Renews the lease of one replica. On PostgreSQL over a connection of its own, whose backend it ends when a renewal takes
+/// too long: a COMMIT that waits for a standby would otherwise keep it for as long as the standby is away.
+#[derive(Debug)]
+pub struct Renewer {
+    store: Store,
+    id: Uuid,
+    connection: Option<Backend>,
+    stuck: Option<i32>,
+}
+
+/// The process id may belong to another connection by now.
+const END_STUCK: &str =
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+
+#[derive(Debug)]
+struct Backend {
+    connection: PgConnection,
+    process: i32,
+}
+
+impl Renewer {
+    /// Returns the renewer of the replica `id`.
+    pub fn new(store: Store, id: Uuid) -> Self {
+        Self { store, id, connection: None, stuck: None }
+    }
+
+    /// Commits that the replica has evicted everything up to `seen`. Returns whether it did: not if its row is gone, or
+    /// the server is not of the epoch in which `seen` was read.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`]; it may be committed all the same.
+    pub async fn renew(&mut self, seen: &LogHead, now: DateTime<Utc>) -> Result<bool, StoreError> {
+        let DatabaseUrl::Postgres(_) = &self.store.url else { return self.renew_on_sqlite(seen, now).await };
+        let bound = self.store.timeout;
+        let mut backend = match self.connection.take() {
+            Some(backend) => backend,
+            None => tokio::time::timeout(bound, self.connect()).await.map_err(|_| StoreError::Timeout)??,
+        };
+        let sql = format!(
+            "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 \
+             WHERE id = $1 AND ($4::text IS NULL OR $4::text = {})",
+            self.store.epoch_sql()
+        );
+        self.stuck = Some(backend.process);
+        let update = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(self.id)
+            .bind(seen.position.to_text())
+            .bind(now)
+            .bind(seen.epoch.as_deref())
+            .execute(&mut backend.connection);
+        let done = tokio::time::timeout(bound, update).await.map_err(|_| StoreError::Timeout)??;
+        self.stuck = None;
+        self.connection = Some(backend);
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn connect(&mut self) -> Result<Backend, StoreError> {
+        let DatabaseUrl::Postgres(options) = &self.store.url else { return Err(StoreError::Interrupted) };
+        let mut connection = options.connect().await?;
+        let process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+        if let Some(stuck) = self.stuck.take() {
+            sqlx::query(END_STUCK).bind(stuck).execute(&mut connection).await?;
+        }
+        Ok(Backend { connection, process })
+    }
+
+    async fn renew_on_sqlite(&self, seen: &LogHead, now: DateTime<Utc>) -> Result<bool, StoreError> {
+        let sql = "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 WHERE id = $1";
+        let values = [self.id.into(), seen.position.to_text().into(), now.into()];
+        let update = self.store.write_statement(sql, values);
+        let done = self.store.bounded(self.store.writes.execute_raw(update)).await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
