@@ -14,6 +14,8 @@ mod chart_values;
 mod clocks;
 /// `latchkey token …` for people and for programs.
 mod command_line;
+/// When a call that takes access away returns, no replica accepts the token any more, whatever fails meanwhile.
+mod complete_revocations;
 /// Names stay unique and limits hold, however many calls come at once.
 mod concurrency;
 /// The pages and the file that list the settings are those of the code.

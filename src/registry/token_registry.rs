@@ -9,7 +9,7 @@ use super::{RegistryError, validate::Outcomes};
 use crate::{
     clock::Clock,
     credentials::SecretVerifier,
-    store::{Event, EventKind, Store},
+    store::{Event, EventKind, Replicas, Store},
     token::{Prefix, UserId},
     validation::{Authenticator, LastUsed, RevocationTail, ValidationLimits, ValidationStatistics},
 };
@@ -84,6 +84,21 @@ impl TokenRegistry {
     /// Whether validations can be answered: with PostgreSQL, only while this replica has a lease.
     pub fn can_validate(&self) -> bool {
         self.authenticator.can_answer()
+    }
+
+    /// The id of this replica, a new one at each start.
+    pub fn replica_id(&self) -> Uuid {
+        self.authenticator.replica_id()
+    }
+
+    /// Every replica of the service.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn replicas(&self) -> Result<Replicas, RegistryError> {
+        // No replica has this id.
+        Ok(self.store.replicas_except(Uuid::nil()).await?)
     }
 
     /// Removes this replica, which must answer no more validations, from those that revocations wait for.

@@ -23,7 +23,7 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
-    replicas::{Change, OtherReplicas, Renewer, Replica},
+    replicas::{Change, Replicas, Renewer, Replica},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},

@@ -39,7 +39,7 @@ pub struct Change(Position);
 
 /// The other replicas at one moment.
 #[derive(Debug)]
-pub struct OtherReplicas {
+pub struct Replicas {
     /// Their rows.
     pub replicas: Vec<Replica>,
     /// What was committed at that moment.
@@ -111,7 +111,7 @@ impl Store {
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn other_replicas(&self, reader: Uuid) -> Result<OtherReplicas, StoreError> {
+    pub async fn replicas_except(&self, reader: Uuid) -> Result<Replicas, StoreError> {
         let backend = self.log.get_database_backend();
         let now = match backend {
             DbBackend::Sqlite => "(SELECT coalesce(max(id), 0) FROM token_events), NULL".to_owned(),
@@ -131,7 +131,7 @@ impl Store {
         };
         let epoch = first.try_get_by_index::<Option<String>>(1)?.map(Arc::from);
         let replicas = rows.iter().filter_map(|row| replica(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(OtherReplicas { replicas, change: Change(position), epoch })
+        Ok(Replicas { replicas, change: Change(position), epoch })
     }
 
     /// Wakes the other replicas, so that they read the log at once. In a statement of its own, after the commit: inside

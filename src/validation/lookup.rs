@@ -182,6 +182,11 @@ impl Authenticator {
         self.verified.evict(eviction);
     }
 
+    /// Returns the id of this replica, a new one at each start.
+    pub fn replica_id(&self) -> Uuid {
+        self.id
+    }
+
     /// Returns whether a validation may be answered: always, if no failover can replace the database.
     pub fn can_answer(&self) -> bool {
         self.lease.holds() || !self.store.can_fail_over()

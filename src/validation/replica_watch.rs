@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::lease::Lease;
 use crate::{
     clock::since_boot,
-    store::{Change, OtherReplicas, Replica, Store, StoreError},
+    store::{Change, Replicas, Replica, Store, StoreError},
 };
 
 /// The pause between two looks at the other replicas while somebody waits for them, at first and at most.
@@ -130,7 +130,7 @@ impl ReplicaWatch {
                 }
             }
             let looked = since_boot();
-            match self.store.other_replicas(self.id).await {
+            match self.store.replicas_except(self.id).await {
                 Ok(others) => {
                     waits = settle(waits, &others, looked);
                     self.wake_others_for(&mut waits, others.change).await;
@@ -172,7 +172,7 @@ impl ReplicaWatch {
 }
 
 /// Answers the waits that are over, given what was read at `looked`. Returns the others.
-fn settle(waits: Vec<Wait>, others: &OtherReplicas, looked: Duration) -> Vec<Wait> {
+fn settle(waits: Vec<Wait>, others: &Replicas, looked: Duration) -> Vec<Wait> {
     let is_over = |wait: &Wait, replica: &Replica| {
         replica.has_seen(wait.change.as_ref().unwrap_or(&others.change))
             || looked > wait.since + surely_over(replica.lease)
@@ -221,7 +221,7 @@ impl Reaper {
     ///
     /// See [`StoreError`].
     pub(super) async fn run(&mut self, store: &Store, id: Uuid) -> Result<usize, StoreError> {
-        let others = store.other_replicas(id).await?.replicas;
+        let others = store.replicas_except(id).await?.replicas;
         let now = since_boot();
         self.renewals.retain(|id, _| others.iter().any(|replica| replica.id == *id));
         for replica in &others {
