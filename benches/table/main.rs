@@ -10,22 +10,20 @@ mod bare;
 mod database;
 mod load;
 mod report;
+mod revocations;
 mod server;
 #[path = "../../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest};
+use latchkey::proto::latchkey::CreateTokenRequest;
 use support::{otlp::Collector, postgres::Postgres};
 
 use self::{
     database::Database,
-    load::{Call, Figure, Load, Until, is_valid, latencies, round, round_of},
+    load::{Call, Figure, Load, Until, latencies, round, round_of},
     report::{compare, print_row, print_spread, sorted},
     server::Server,
 };
@@ -46,8 +44,6 @@ const COLD: usize = 20_000;
 const GROWTH: [usize; 3] = [10_000, 100_000, 1_000_000];
 /// Tokens created one at a time, and then many at a time, to measure memory.
 const CREATIONS: usize = 1_000;
-/// Revocations timed on a second replica.
-const REVOCATIONS: usize = 500;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -92,8 +88,14 @@ async fn table(rows: &[String]) {
             growth(kind, [create().await, create().await, create().await]).await;
         }
         if selected("revocations") {
-            revocations(kind, &create().await).await;
+            revocations::seen(kind, &create().await).await;
         }
+    }
+    if selected("deletions") {
+        revocations::deletions(&postgres).await;
+    }
+    if selected("accounts") {
+        revocations::accounts(&postgres).await;
     }
 }
 
@@ -299,30 +301,4 @@ async fn creations() {
     print_row("  after 1,000 more, 32 at a time (MB)", server.resident() as f64 / 1e6);
     print_row("  peak (MB)", server.peak() as f64 / 1e6);
     print_row("  creations, 32 at a time (calls/s)", figure.calls_per_second);
-}
-
-/// Measures how long a second replica accepts a token after its revocation.
-async fn revocations(kind: &str, database: &Database) {
-    let replicas = [Server::latchkey(database, &[]), Server::latchkey(database, &[])];
-    let mut one = replicas[0].clients(1).await.remove(0);
-    let mut two = replicas[1].clients(1).await.remove(0);
-    let mut delays = Vec::new();
-    for n in 0..REVOCATIONS {
-        let user_id = format!("leaver {n}");
-        let request =
-            CreateTokenRequest { user_id: user_id.clone(), name: "token".into(), ..Default::default() };
-        let created = one.create_token(request).await.unwrap().into_inner();
-        let bearer = created.secret;
-        assert!(is_valid(&mut two, &bearer).await);
-        let token_id = created.token.unwrap().id;
-        one.delete_token(DeleteTokenRequest { user_id, token_id }).await.unwrap();
-        let revoked = Instant::now();
-        while is_valid(&mut two, &bearer).await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        delays.push(revoked.elapsed().as_secs_f64() * 1e3);
-    }
-    let delays = sorted(delays);
-    print_row(&format!("revocation seen by a second replica, {kind}, median (ms)"), delays[delays.len() / 2]);
-    print_row("  99th percentile (ms)", delays[delays.len() * 99 / 100]);
 }
