@@ -156,7 +156,8 @@ async fn a_caller_whose_deadline_comes_first_can_ask_again() {
     let (id, secret) = app.issue("alice", "one").await;
     proxy.swallow_requests();
     let cut_short = app.delete_within(Duration::from_millis(200), "alice", &id).await;
-    assert_eq!(cut_short.unwrap_err().code(), Code::DeadlineExceeded);
+    // The client may notice first.
+    assert!(matches!(cut_short.unwrap_err().code(), Code::DeadlineExceeded | Code::Cancelled));
     assert_eq!(app.validate(&secret).await, Err(Reason::Revoked));
     // The same holds for the account, whose deletion is repeated until it is acknowledged.
     let began = Instant::now();
@@ -231,22 +232,15 @@ async fn a_database_that_cannot_be_written_to_answers_nothing() {
 /// A COMMIT that waits for a standby takes longer than any timeout, and later ones overtake it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_is_held_in_its_commit_is_not_missed() {
-    let postgres = postgres::Postgres::start();
+    // Only a session that asks for it waits for the standby; the service goes on.
+    let settings = ["synchronous_standby_names=absent", "synchronous_commit=local"];
+    let options = postgres::Options { settings: &settings, ..Default::default() };
+    let postgres = postgres::Postgres::start_with(&options);
     let url = postgres.create_database().await;
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &LEASE).await;
     let (id, early) = app.issue("alice", "early").await;
     app.validate(&early).await.unwrap();
     let held = app.database().await;
-    let admin = app.database().await;
-    // The service itself goes on: its own commits do not wait.
-    for sql in [
-        "ALTER ROLE postgres SET synchronous_commit = 'local'",
-        "ALTER SYSTEM SET synchronous_commit = 'local'",
-        "ALTER SYSTEM SET synchronous_standby_names = 'absent'",
-        "SELECT pg_reload_conf()",
-    ] {
-        admin.execute_unprepared(sql).await.unwrap();
-    }
     held.execute_unprepared("SET synchronous_commit = 'on'").await.unwrap();
     let revoke = format!(
         "BEGIN; UPDATE tokens SET revoked_at = now(), revoke_reason = 'deleted' WHERE id = '{id}'; \
@@ -264,7 +258,7 @@ async fn a_revocation_that_is_held_in_its_commit_is_not_missed() {
     }
     app.validate(&early).await.unwrap();
     let release = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    admin.execute_unprepared(release).await.unwrap();
+    app.sql(release).await;
     committing.await.unwrap().unwrap();
     app.refuses(&early, Reason::Revoked).await;
 }

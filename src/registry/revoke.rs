@@ -40,7 +40,7 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.write(revoke).await?;
+        self.store.write::<(), RegistryError, _>(revoke).await?;
         Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 
@@ -86,7 +86,7 @@ impl TokenRegistry {
             }
             Ok(committed?)
         };
-        self.store.write(delete).await?;
+        self.store.write::<(), RegistryError, _>(delete).await?;
         // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
         Ok(self.authenticator.all_have_seen(epoch).await?)
     }

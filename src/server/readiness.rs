@@ -47,7 +47,15 @@ impl DatabaseWatch {
             unready.send_replace(Some(StoreError::Away.to_string()));
         }
         report(&health, prepared).await;
-        Self { store, registry, health, unready, serving: prepared, prepared, retry: (Instant::now(), INTERVAL) }
+        Self {
+            store,
+            registry,
+            health,
+            unready,
+            serving: prepared,
+            prepared,
+            retry: (Instant::now(), INTERVAL),
+        }
     }
 
     /// Runs until `stop`; then nothing is served any more.

@@ -108,7 +108,9 @@ impl Server {
         let health = HealthReporter::new();
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (unready, watched) = watch::channel(None);
-        let watch = DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared).await;
+        let watch =
+            DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
+                .await;
         let state = HttpState {
             registry: Arc::clone(&registry),
             store: store.clone(),

@@ -23,7 +23,7 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
-    replicas::{Change, Replicas, Renewer, Replica},
+    replicas::{Change, Renewer, Replica, Replicas},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},

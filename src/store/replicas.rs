@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement,
-    sqlx::{self, ConnectOptions as _, postgres::{PgConnection, PgListener}},
+    sqlx::{
+        self, ConnectOptions as _,
+        postgres::{PgConnection, PgListener},
+    },
 };
 use tokio::sync::Notify;
 use uuid::Uuid;

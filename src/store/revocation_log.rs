@@ -85,7 +85,9 @@ impl Store {
     pub async fn log_head(&self, reader: Uuid) -> Result<LogHead, StoreError> {
         match self.read_head(reader).await {
             Err(DbErr::Query(error)) if is_forbidden(&error) && self.has_epochs.load(Ordering::Acquire) => {
-                tracing::warn!("the database withholds its timeline: a failover is noticed only by its leases");
+                tracing::warn!(
+                    "the database withholds its timeline: a failover is noticed only by its leases"
+                );
                 self.has_epochs.store(false, Ordering::Release);
                 self.read_head(reader).await
             }

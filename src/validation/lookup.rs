@@ -163,9 +163,7 @@ impl Authenticator {
         // Before the cache is read or a lookup is joined: what was revoked before this call began is evicted if the lease
         // holds now.
         let has_lease = self.lease.holds();
-        if has_lease
-            && let Some((expected, token)) = self.verified.get(bearer.id())
-        {
+        if has_lease && let Some((expected, token)) = self.verified.get(bearer.id()) {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok((expected == digest).then_some(Authenticated { token, state: TokenState::Live }));
         }
@@ -333,13 +331,12 @@ mod tests {
         let store = Store::open(&url, limits).await.unwrap();
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
         let verifier = SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
-        let limits =
-            ValidationLimits {
-                cache_entries: 10,
-                cold_lookups: 10,
-                max_staleness: Duration::from_secs(5),
-                poll_timeout: Duration::from_secs(1),
-            };
+        let limits = ValidationLimits {
+            cache_entries: 10,
+            cold_lookups: 10,
+            max_staleness: Duration::from_secs(5),
+            poll_timeout: Duration::from_secs(1),
+        };
         Authenticator::new(store, Arc::new(verifier), limits)
     }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::lease::Lease;
 use crate::{
     clock::since_boot,
-    store::{Change, Replicas, Replica, Store, StoreError},
+    store::{Change, Replica, Replicas, Store, StoreError},
 };
 
 /// The pause between two looks at the other replicas while somebody waits for them, at first and at most.
@@ -181,9 +181,8 @@ fn settle(waits: Vec<Wait>, others: &Replicas, looked: Duration) -> Vec<Wait> {
         |wait: &Wait| wait.epoch.is_some() && others.epoch.is_some() && wait.epoch != others.epoch;
     let (failed, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(has_failed_over);
     answer(failed, &Err(StoreError::FailedOver));
-    let (over, left) = waits
-        .into_iter()
-        .partition(|wait| others.replicas.iter().all(|replica| is_over(wait, replica)));
+    let (over, left) =
+        waits.into_iter().partition(|wait| others.replicas.iter().all(|replica| is_over(wait, replica)));
     answer(over, &Ok(()));
     left
 }

@@ -150,7 +150,7 @@ impl RevocationTail {
         for _ in 0..2 {
             self.register().await?;
             let began = since_boot();
-            let head = self.read(self.store.log_head(self.id)).await?;
+            let head = within(self.bound, self.store.log_head(self.id)).await?;
             match head.time {
                 Some(time) => self.clock.synchronise(time, began),
                 None => self.clock.follow_system(),
@@ -161,7 +161,10 @@ impl RevocationTail {
                 self.lease.set_epoch(head.epoch.clone());
                 self.count_others(&head);
                 self.is_awaited |= head.other_replicas > 0
-                    && self.head.as_ref().is_none_or(|last| !self.store.can_fail_over() && head.is_ahead_of(last));
+                    && self
+                        .head
+                        .as_ref()
+                        .is_none_or(|last| !self.store.can_fail_over() && head.is_ahead_of(last));
                 self.head = Some(head);
                 self.read_at = began;
                 self.extend_lease();
@@ -204,7 +207,7 @@ impl RevocationTail {
     /// Evicts what was revoked since the last read.
     async fn evict(&mut self, head: &LogHead) -> Result<(), StoreError> {
         let evictions = match &self.head {
-            Some(from) => match self.read(self.store.evictions(from, head)).await {
+            Some(from) => match within(self.bound, self.store.evictions(from, head)).await {
                 Ok(evictions) => evictions,
                 // A timeout counts as too many events.
                 Err(StoreError::Timeout) => None,
@@ -240,10 +243,6 @@ impl RevocationTail {
         self.counters.oldest_renewal.store(oldest, Ordering::Relaxed);
     }
 
-    async fn read<T>(&self, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        timeout(self.bound, reading).await.map_err(|_| StoreError::Timeout)?
-    }
-
     fn extend_lease(&self) {
         // Nobody can take a SQLite file away from its readers, so there reading is enough.
         let renewed = if self.store.can_fail_over() { self.renewed_at } else { self.read_at };
@@ -260,8 +259,7 @@ impl RevocationTail {
             return;
         }
         self.is_awaited = false;
-        let mut renewer =
-            self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone(), self.id));
+        let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone(), self.id));
         let now = self.clock.now();
         let task = tokio::spawn(async move {
             let renewed = renewer.renew(&head, now).await;
@@ -289,10 +287,17 @@ impl RevocationTail {
             }
         }
         let has_others = self.head.as_ref().is_some_and(|head| head.other_replicas > 0);
-        if has_others && let Err(error) = self.read(self.reaper.run(&self.store, self.id)).await {
+        if has_others && let Err(error) = within(self.bound, self.reaper.run(&self.store, self.id)).await {
             tracing::debug!(%error, "the other replicas cannot be read");
         }
     }
+}
+
+async fn within<T>(
+    bound: Duration,
+    reading: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(bound, reading).await.map_err(|_| StoreError::Timeout)?
 }
 
 /// A renewal that has ended.
