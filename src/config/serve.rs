@@ -117,7 +117,7 @@ pub struct Config {
     pub revocation_poll: Duration,
 
     /// How long a replica may answer validations after it last read the revocation log and, with PostgreSQL, last
-    /// renewed its lease by a write: 0s to 10m; with PostgreSQL at least 1s and three times the poll interval. After
+    /// renewed its lease by a write: 0s to 10m. With PostgreSQL at least 1s, and three times the poll interval. After
     /// that its answers are UNAVAILABLE (SQLite: read from the database). A revocation waits at most this long for a
     /// replica that is paused or cut off.
     #[arg(long, env = "LATCHKEY_MAX_STALENESS", value_name = "DURATION", default_value = "5s",

@@ -85,24 +85,31 @@ impl DatabaseWatch {
 
     async fn check(&mut self) -> Result<(), StoreError> {
         let checked = self.store.check(TIMEOUT).await;
-        let lacks_migrations = matches!(checked, Err(StoreError::SchemaOutdated));
-        if self.prepared && checked.is_ok() && !self.registry.can_validate() {
-            return Err(StoreError::NoLease);
+        if self.must_prepare(&checked) {
+            self.prepare().await?;
+        } else {
+            checked?;
         }
+        if self.registry.can_validate() { Ok(()) } else { Err(StoreError::NoLease) }
+    }
+
+    fn must_prepare(&self, checked: &Result<(), StoreError>) -> bool {
         // Once only: a database that loses its schema later needs a person.
         if self.prepared || checked.as_ref().is_err_and(StoreError::is_outage) {
-            return checked;
+            return false;
         }
-        if !lacks_migrations || self.retry.0 <= Instant::now() {
-            let (_, pause) = self.retry;
-            self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
-            self.store.prepare().await.inspect_err(|error| {
-                tracing::warn!(database = self.store.location(), %error, ?pause, "the database is not prepared");
-            })?;
-            self.prepared = true;
-            return Ok(());
-        }
-        checked
+        let lacks_migrations = matches!(checked, Err(StoreError::SchemaOutdated));
+        !lacks_migrations || self.retry.0 <= Instant::now()
+    }
+
+    async fn prepare(&mut self) -> Result<(), StoreError> {
+        let (_, pause) = self.retry;
+        self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
+        self.store.prepare().await.inspect_err(|error| {
+            tracing::warn!(database = self.store.location(), %error, ?pause, "the database is not prepared");
+        })?;
+        self.prepared = true;
+        Ok(())
     }
 }
 

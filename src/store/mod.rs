@@ -11,6 +11,7 @@ mod log_position;
 mod pool;
 mod prepare;
 mod reachability;
+mod renewal;
 mod replicas;
 mod revocation_log;
 mod token_lookup;
@@ -23,7 +24,8 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
-    replicas::{Change, Renewer, Replica, Replicas},
+    renewal::Renewer,
+    replicas::{Change, Replica, Replicas},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
