@@ -1,4 +1,4 @@
-//! Users, tokens, token events and replicas.
+//! Users, tokens, token events, epochs and replicas.
 
 use sea_orm_migration::{
     prelude::*,
@@ -48,6 +48,13 @@ enum TokenEvents {
 }
 
 #[derive(DeriveIden)]
+enum Epochs {
+    Table,
+    Epoch,
+    BeganAt,
+}
+
+#[derive(DeriveIden)]
 enum Replicas {
     Table,
     Id,
@@ -66,6 +73,7 @@ impl MigrationTrait for Migration {
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
         manager.create_table(token_events()).await?;
+        manager.create_table(epochs()).await?;
         manager.create_table(replicas()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
@@ -78,6 +86,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let tables = [
             Replicas::Table.into_iden(),
+            Epochs::Table.into_iden(),
             TokenEvents::Table.into_iden(),
             Tokens::Table.into_iden(),
             Users::Table.into_iden(),
@@ -162,6 +171,15 @@ fn xid() -> ColumnDef {
 
 fn token_events_xid() -> IndexCreateStatement {
     Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
+}
+
+/// The epochs of the database in which a replica has run. Empty on SQLite, which has no epochs.
+fn epochs() -> TableCreateStatement {
+    Table::create()
+        .table(Epochs::Table)
+        .col(text(Epochs::Epoch).primary_key())
+        .col(timestamp_with_time_zone(Epochs::BeganAt))
+        .to_owned()
 }
 
 /// The running replicas. A revocation is complete when each of them has seen it, or its lease has ended.

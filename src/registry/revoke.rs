@@ -18,7 +18,7 @@ impl TokenRegistry {
     ///
     /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
     pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
-        let epoch = self.authenticator.epoch();
+        let epoch = self.authenticator.epoch()?;
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let revoke = |gate: CommitGate| async move {
@@ -58,14 +58,15 @@ impl TokenRegistry {
         actor: &str,
         event_id: &str,
     ) -> Result<(), RegistryError> {
-        let epoch = self.authenticator.epoch();
+        let epoch = self.authenticator.epoch()?;
+        let begun_in = epoch.clone();
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
         let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
-                return Ok(());
+                return Ok(transaction.check_epoch(&store, &begun_in).await?);
             }
             let now = clock.now();
             transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;

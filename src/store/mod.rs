@@ -26,7 +26,7 @@ pub use self::{
     pool::PoolState,
     renewal::Renewer,
     replicas::{Change, Replica, Replicas},
-    revocation_log::{Eviction, LogHead},
+    revocation_log::{Epoch, Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
     transaction::{CommitGate, WriteTransaction},

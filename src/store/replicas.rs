@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement, sq
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Store, StoreError, log_position::Position};
+use super::{Epoch, Store, StoreError, log_position::Position};
 
 /// Another replica, as its row says.
 #[derive(Clone, Debug)]
@@ -21,18 +21,23 @@ pub struct Replica {
     /// When it renewed its lease, by the database's clock.
     pub renewed_at: DateTime<Utc>,
     seen: Position,
+    epoch: Option<String>,
 }
 
 impl Replica {
-    /// Whether it has evicted everything that was revoked before `change`.
+    /// Whether it has evicted everything that was revoked before `change`. What was seen in another epoch does not count.
     pub fn has_seen(&self, change: &Change) -> bool {
-        self.seen.covers(&change.0)
+        self.epoch.as_deref() == change.epoch.as_deref() && self.seen.covers(&change.position)
     }
 }
 
 /// Everything that was committed before one moment.
 #[derive(Clone, Debug)]
-pub struct Change(Position);
+pub struct Change {
+    position: Position,
+    /// The epoch of the server that said so.
+    pub epoch: Epoch,
+}
 
 /// The other replicas at one moment.
 #[derive(Debug)]
@@ -41,9 +46,11 @@ pub struct Replicas {
     pub replicas: Vec<Replica>,
     /// What was committed at that moment.
     pub change: Change,
-    /// The epoch of the server that said so; see [`LogHead::epoch`](super::LogHead::epoch).
-    pub epoch: Option<Arc<str>>,
 }
+
+/// What a replica that registers anew changes in its row.
+const UPDATE: &str = "ON CONFLICT (id) DO UPDATE SET renewals = replicas.renewals + 1, \
+                      renewed_at = excluded.renewed_at, seen = excluded.seen, epoch = excluded.epoch";
 
 /// The channel on which a replica that revoked something wakes the others. The payload is its id.
 const CHANNEL: &str = "latchkey_revocations";
@@ -56,6 +63,9 @@ impl Store {
 
     /// Registers a replica, or registers it anew. Its memory must be empty, or not in use, until it has read the log again.
     ///
+    /// The first that registers in a later epoch adds a row that nobody renews. It stands for the replicas whose rows the
+    /// failover lost: they may have leases from before, and revocations wait until those are over.
+    ///
     /// # Errors
     ///
     /// See [`StoreError`].
@@ -65,20 +75,35 @@ impl Store {
         lease: Duration,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let (seen, epoch) = match self.writes.get_database_backend() {
-            DbBackend::Sqlite => ("(SELECT coalesce(max(id), 0) FROM token_events)", "NULL".to_owned()),
-            _ => ("pg_current_snapshot()::text", self.epoch_sql()),
-        };
-        let sql = format!(
-            "INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
-             VALUES ($1, 0, $2, $3, {seen}, {epoch}) ON CONFLICT (id) DO UPDATE SET \
-             renewals = replicas.renewals + 1, renewed_at = excluded.renewed_at, seen = excluded.seen, \
-             epoch = excluded.epoch"
-        );
         let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let values = [id.into(), millis.into(), now.into()];
+        let (sql, values) = match self.writes.get_database_backend() {
+            DbBackend::Sqlite => (
+                format!(
+                    "INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen) \
+                     VALUES ($1, 0, $2, $3, (SELECT coalesce(max(id), 0) FROM token_events)) {UPDATE}"
+                ),
+                Vec::from(values),
+            ),
+            _ => (self.register_on_postgres(), [&values[..], &[Uuid::now_v7().into()]].concat()),
+        };
         self.bounded(self.writes.execute_raw(self.write_statement(&sql, values))).await?;
         Ok(())
+    }
+
+    fn register_on_postgres(&self) -> String {
+        let row = "0, $2, $3, pg_current_snapshot()::text, server.epoch";
+        // `epochs` is read as it was before this statement.
+        format!(
+            "WITH server AS (SELECT {} AS epoch), \
+             begun AS (INSERT INTO epochs (epoch, began_at) SELECT epoch, $3 FROM server WHERE epoch IS NOT NULL \
+                 ON CONFLICT DO NOTHING RETURNING epoch), \
+             lost AS (INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
+                 SELECT $4, {row} FROM server JOIN begun ON TRUE WHERE EXISTS (SELECT 1 FROM epochs)) \
+             INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
+             SELECT $1, {row} FROM server {UPDATE}",
+            self.epoch_sql()
+        )
     }
 
     /// Removes a replica that answers no more validations, so that no revocation waits for it.
@@ -116,7 +141,7 @@ impl Store {
         };
         // One statement, so that the position and the rows belong together; the position comes also without a row.
         let sql = format!(
-            "SELECT {now}, id, renewals, lease_millis, renewed_at, seen \
+            "SELECT {now}, id, renewals, lease_millis, renewed_at, seen, epoch \
              FROM (SELECT 1) AS one LEFT JOIN replicas ON id <> $1"
         );
         let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
@@ -128,7 +153,7 @@ impl Store {
         };
         let epoch = first.try_get_by_index::<Option<String>>(1)?.map(Arc::from);
         let replicas = rows.iter().filter_map(|row| replica(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Replicas { replicas, change: Change(position), epoch })
+        Ok(Replicas { replicas, change: Change { position, epoch } })
     }
 
     /// Wakes the other replicas, so that they read the log at once. In a statement of its own, after the commit: inside
@@ -190,5 +215,6 @@ fn replica(row: &QueryResult) -> Result<Option<Replica>, DbErr> {
         lease: Duration::from_millis(millis.unsigned_abs()),
         renewed_at: row.try_get_by_index(5)?,
         seen: Position::parse(&row.try_get_by_index::<String>(6)?)?,
+        epoch: row.try_get_by_index(7)?,
     }))
 }

@@ -18,19 +18,22 @@ use super::{
 };
 use crate::token::UserId;
 
+/// A history of a PostgreSQL cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with
+/// a failover and with a restore; commits of the earlier history may be missing from the later one. `None` with SQLite, and
+/// if the server withholds it.
+pub type Epoch = Option<Arc<str>>;
+
 /// A state of the log: all events that were visible at one moment.
 #[derive(Clone, Debug)]
 pub struct LogHead {
     /// The greatest id; 0 for an empty log.
     last_id: i64,
     pub(super) position: Position,
-    /// Which history of the database it belongs to, on PostgreSQL: the cluster's system identifier, and its timeline as the
-    /// names of WAL files begin. It changes with a failover and with a restore; commits of the earlier history may be
-    /// missing from the later one. `None` if the server withholds it.
-    pub epoch: Option<Arc<str>>,
+    /// Which history of the database it belongs to.
+    pub epoch: Epoch,
     /// The database's clock at the read; `None` with SQLite, which uses the system's clock.
     pub time: Option<DateTime<Utc>>,
-    /// Whether the replica that reads it has a row in `replicas`.
+    /// Whether the replica that reads it has a row of this epoch in `replicas`.
     pub is_registered: bool,
     /// How many other replicas have one.
     pub other_replicas: u64,
@@ -47,9 +50,8 @@ pub enum Eviction {
     Account(UserId),
 }
 
-const REPLICAS: &str = "EXISTS (SELECT 1 FROM replicas WHERE id = $1), \
-                        (SELECT count(*) FROM replicas WHERE id <> $1), \
-                        (SELECT min(renewed_at) FROM replicas WHERE id <> $1)";
+const OTHER_REPLICAS: &str = "(SELECT count(*) FROM replicas WHERE id <> $1), \
+                              (SELECT min(renewed_at) FROM replicas WHERE id <> $1)";
 
 /// The timeline of a primary; NULL in recovery.
 pub(super) const TIMELINE: &str =
@@ -100,12 +102,16 @@ impl Store {
     async fn read_head(&self, reader: Uuid) -> Result<Option<LogHead>, DbErr> {
         let backend = self.log.get_database_backend();
         let sql = match backend {
-            DbBackend::Sqlite => format!("SELECT max(id), {REPLICAS} FROM token_events"),
+            DbBackend::Sqlite => format!(
+                "SELECT max(id), EXISTS (SELECT 1 FROM replicas WHERE id = $1), {OTHER_REPLICAS} FROM token_events"
+            ),
             // One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of
             // its plan.
             _ => format!(
-                "SELECT (SELECT max(id) FROM token_events), {REPLICAS}, pg_is_in_recovery(), \
-                 pg_current_snapshot()::text, {}, clock_timestamp()",
+                "SELECT (SELECT max(id) FROM token_events), \
+                 EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch IS NOT DISTINCT FROM server.epoch), \
+                 {OTHER_REPLICAS}, pg_is_in_recovery(), pg_current_snapshot()::text, server.epoch, \
+                 clock_timestamp() FROM (SELECT {} AS epoch) AS server",
                 self.epoch_sql()
             ),
         };
@@ -146,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`].
+    /// See [`StoreError`]; [`StoreError::EpochChanged`] if the server that is asked is not the one of `to`.
     pub async fn evictions(&self, from: &LogHead, to: &LogHead) -> Result<Option<Vec<Eviction>>, StoreError> {
         if !to.continues(from) {
             return Ok(None);
@@ -163,17 +169,26 @@ impl Store {
             _ if from.last_id == to.last_id => return Ok(Some(Vec::new())),
             _ => ("id > $1 AND id <= $2", vec![from.last_id.into(), to.last_id.into()]),
         };
+        let epoch = if self.can_fail_over() { self.epoch_sql() } else { "NULL".to_owned() };
+        // The epoch comes also without an event: another connection may lead to a server that was replaced, and lacks
+        // events.
         let sql = format!(
-            "SELECT token_id, user_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}",
+            "SELECT server.epoch, events.user_id, events.token_id FROM (SELECT {epoch} AS epoch) AS server \
+             LEFT JOIN (SELECT user_id, token_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}) \
+             AS events ON TRUE",
             EventKind::TokenIssued.as_str(),
             MAX_BEHIND + 1
         );
         let read = Statement::from_sql_and_values(self.log.get_database_backend(), sql, values);
         let rows = self.log.query_all_raw(read).await?;
+        let server: Option<String> = rows.first().map(|row| row.try_get_by_index(0)).transpose()?.flatten();
+        if server.as_deref() != to.epoch.as_deref() {
+            return Err(StoreError::EpochChanged);
+        }
         if rows.len() > MAX_BEHIND {
             return Ok(None);
         }
-        Ok(Some(rows.iter().map(eviction).collect::<Result<_, _>>()?))
+        Ok(Some(rows.iter().filter_map(|row| eviction(row).transpose()).collect::<Result<_, _>>()?))
     }
 }
 
@@ -182,12 +197,12 @@ fn is_forbidden(error: &sea_orm::RuntimeErr) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == FORBIDDEN)
 }
 
-fn eviction(row: &QueryResult) -> Result<Eviction, DbErr> {
-    let token: Option<Uuid> = row.try_get_by_index(0)?;
-    Ok(match token {
+fn eviction(row: &QueryResult) -> Result<Option<Eviction>, DbErr> {
+    let Some(user) = row.try_get_by_index::<Option<String>>(1)? else { return Ok(None) };
+    Ok(Some(match row.try_get_by_index::<Option<Uuid>>(2)? {
         Some(token) => Eviction::Token(token),
-        None => Eviction::Account(UserId::from_stored(row.try_get_by_index(1)?)),
-    })
+        None => Eviction::Account(UserId::from_stored(user)),
+    }))
 }
 
 #[cfg(test)]

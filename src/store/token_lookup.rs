@@ -62,7 +62,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]; [`StoreError::InRecovery`] also of a server of another epoch.
+    /// See [`StoreError`]; of a server of another epoch [`StoreError::EpochChanged`].
     pub async fn find_token(&self, id: Uuid, epoch: Option<&str>) -> Result<Option<StoredToken>, StoreError> {
         let backend = self.reads.get_database_backend();
         let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY.as_str() };
@@ -72,7 +72,7 @@ impl Store {
             let timeline: Option<String> = row.try_get_by_index(TIMELINE_COLUMN)?;
             let timeline = timeline.ok_or(StoreError::InRecovery)?;
             if epoch.is_some_and(|epoch| !epoch.ends_with(&timeline)) {
-                return Err(StoreError::InRecovery);
+                return Err(StoreError::EpochChanged);
             }
             if row.try_get_by_index::<Option<String>>(0)?.is_none() {
                 return Ok(None);

@@ -9,13 +9,13 @@ use std::{
 };
 
 use sea_orm::{
-    DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait as _,
+    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait as _,
 };
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
 
-use super::{Store, StoreError};
+use super::{Epoch, Store, StoreError};
 
 /// A transaction that writes; dropped without [`WriteTransaction::commit`] it changes nothing.
 #[derive(Debug)]
@@ -135,6 +135,21 @@ impl WriteTransaction {
     /// The same for a transaction that nobody can cancel.
     pub(super) async fn commit_at_once(self) -> Result<(), StoreError> {
         within(self.bound, self.inner.commit()).await
+    }
+
+    /// Checks that the server is of this epoch: one that was replaced may be out of date about what needs no change. A
+    /// change needs no check, because such a server cannot commit it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::EpochChanged`]; see [`StoreError`].
+    pub async fn check_epoch(&self, store: &Store, epoch: &Epoch) -> Result<(), StoreError> {
+        let Some(epoch) = epoch else { return Ok(()) };
+        let query = format!("SELECT {}", store.epoch_sql());
+        let query = Statement::from_string(self.inner.get_database_backend(), query);
+        let row = self.run(self.inner.query_one_raw(query)).await?;
+        let found: Option<String> = row.map(|row| row.try_get_by_index(0)).transpose()?.flatten();
+        if found.as_deref() == Some(epoch) { Ok(()) } else { Err(StoreError::EpochChanged) }
     }
 
     /// Awaits a statement of this transaction, within its bound.

@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crate::clock::since_boot;
+use crate::{clock::since_boot, store::Epoch};
 
 /// The right to answer "valid". It ends by itself unless the tail extends it, so that a revocation has to wait for a replica
 /// that is cut off or paused no longer than this.
@@ -20,8 +20,8 @@ pub(super) struct Lease {
     ends_at: AtomicU64,
     /// When the last successful read of the log began, in milliseconds since boot; 0 before the first.
     last_read: AtomicU64,
-    /// Of the database server that the lease is with.
-    epoch: Mutex<Option<Arc<str>>>,
+    /// Of the database in which this replica is registered, if it is.
+    epoch: Mutex<Option<Epoch>>,
 }
 
 impl Lease {
@@ -54,7 +54,8 @@ impl Lease {
         since_boot().saturating_sub(last_read.max(self.start))
     }
 
-    pub(super) fn epoch(&self) -> Option<Arc<str>> {
+    /// The epoch in which this replica is registered; `None` if it is not.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
         self.lock_epoch().clone()
     }
 
@@ -65,16 +66,18 @@ impl Lease {
         self.ends_at.store(millis(read.min(renewed) + self.duration), Ordering::Release);
     }
 
-    /// Ends the lease at once.
+    /// Ends the lease at once. This replica counts as not registered.
     pub(super) fn end(&self) {
         self.ends_at.store(0, Ordering::Release);
+        *self.lock_epoch() = None;
     }
 
-    pub(super) fn set_epoch(&self, epoch: Option<Arc<str>>) {
-        *self.lock_epoch() = epoch;
+    /// Sets the epoch in which this replica is registered.
+    pub(super) fn set_epoch(&self, epoch: Epoch) {
+        *self.lock_epoch() = Some(epoch);
     }
 
-    fn lock_epoch(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+    fn lock_epoch(&self) -> MutexGuard<'_, Option<Epoch>> {
         // An `Arc` cannot be half-written, so poisoning is ignored.
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }

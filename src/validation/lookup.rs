@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::Clock,
     credentials::{HashError, SecretVerifier, Verification},
-    store::{Eviction, Store, StoreError, StoredToken, TokenState},
+    store::{Epoch, Eviction, Store, StoreError, StoredToken, TokenState},
     token::{BearerToken, Digest, Token},
 };
 
@@ -190,9 +190,17 @@ impl Authenticator {
         self.lease.holds() || !self.store.can_fail_over()
     }
 
-    /// Returns the database's epoch, if it is known; see [`LogHead::epoch`](crate::store::LogHead::epoch).
-    pub fn epoch(&self) -> Option<Arc<str>> {
-        self.lease.epoch()
+    /// Returns the epoch in which this replica is registered. To be asked before a transaction that revokes something.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoLease`] if it is not registered: rows of other replicas may be missing too.
+    pub fn epoch(&self) -> Result<Epoch, StoreError> {
+        match self.lease.epoch() {
+            Some(epoch) => Ok(epoch),
+            None if self.store.can_fail_over() => Err(StoreError::NoLease),
+            None => Ok(None),
+        }
     }
 
     /// Waits until no replica answers "valid" for what is revoked in the database now. `epoch` is the one before the
@@ -201,7 +209,7 @@ impl Authenticator {
     /// # Errors
     ///
     /// It is not known, because the database cannot be asked or has failed over.
-    pub async fn all_have_seen(&self, epoch: Option<Arc<str>>) -> Result<(), StoreError> {
+    pub async fn all_have_seen(&self, epoch: Epoch) -> Result<(), StoreError> {
         self.replicas.all_have_seen(epoch).await
     }
 
@@ -264,7 +272,9 @@ impl Authenticator {
         ticket: &Ticket,
     ) -> Result<Option<Authenticated>, LookupError> {
         let _permit = self.cold_permits.try_acquire().map_err(|_| LookupError::Busy)?;
-        let Some(stored) = self.store.find_token(bearer.id(), self.lease.epoch().as_deref()).await? else {
+        let Some(stored) =
+            self.store.find_token(bearer.id(), self.lease.epoch().flatten().as_deref()).await?
+        else {
             return Ok(None);
         };
         if !self.verify(bearer, &stored).await? {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::lease::Lease;
 use crate::{
     clock::since_boot,
-    store::{Change, Replica, Replicas, Store, StoreError},
+    store::{Change, Epoch, Replica, Replicas, Store, StoreError},
 };
 
 /// The pause between two looks at the other replicas while somebody waits for them, at first and at most.
@@ -52,7 +52,7 @@ struct Wait {
     /// After its commit was answered, since boot.
     since: Duration,
     /// The epoch in which its transaction began, if it is known.
-    epoch: Option<Arc<str>>,
+    epoch: Epoch,
     /// What the others must have seen: all that was committed when they were first looked at.
     change: Option<Change>,
     answer: oneshot::Sender<Result<(), StoreError>>,
@@ -95,7 +95,7 @@ impl ReplicaWatch {
     /// # Errors
     ///
     /// The database cannot be asked, or another server has taken over, so that it is not known. Trying again waits again.
-    pub(super) async fn all_have_seen(self: &Arc<Self>, epoch: Option<Arc<str>>) -> Result<(), StoreError> {
+    pub(super) async fn all_have_seen(self: &Arc<Self>, epoch: Epoch) -> Result<(), StoreError> {
         let since = since_boot();
         let (answer, answered) = oneshot::channel();
         self.statistics.waiting.fetch_add(1, Ordering::Relaxed);
@@ -177,8 +177,9 @@ fn settle(waits: Vec<Wait>, others: &Replicas, looked: Duration) -> Vec<Wait> {
         replica.has_seen(wait.change.as_ref().unwrap_or(&others.change))
             || looked > wait.since + surely_over(replica.lease)
     };
-    let has_failed_over =
-        |wait: &Wait| wait.epoch.is_some() && others.epoch.is_some() && wait.epoch != others.epoch;
+    let has_failed_over = |wait: &Wait| {
+        wait.epoch.is_some() && others.change.epoch.is_some() && wait.epoch != others.change.epoch
+    };
     let (failed, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(has_failed_over);
     answer(failed, &Err(StoreError::FailedOver));
     let (over, left) =

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper};
 use crate::{
     clock::{Clock, since_boot},
-    store::{LogHead, Renewer, Store, StoreError},
+    store::{Epoch, LogHead, Renewer, Store, StoreError},
 };
 
 /// What the tail has done since the start.
@@ -45,6 +45,8 @@ pub struct RevocationTail {
     /// How long a read may take.
     bound: Duration,
     is_registered: bool,
+    /// The epoch that was read last.
+    epoch: Option<Epoch>,
     /// The state of the log whose evictions are done; `None` before the first read.
     head: Option<LogHead>,
     /// When the last read and the last renewal began, since boot.
@@ -89,6 +91,7 @@ impl RevocationTail {
             counters,
             bound,
             is_registered: false,
+            epoch: None,
             head: None,
             read_at: Duration::ZERO,
             renewed_at: Duration::ZERO,
@@ -155,7 +158,8 @@ impl RevocationTail {
                 Some(time) => self.clock.synchronise(time, began),
                 None => self.clock.follow_system(),
             }
-            let has_failed_over = self.lease.epoch().is_some_and(|epoch| Some(epoch) != head.epoch);
+            let has_failed_over = self.epoch.as_ref().is_some_and(|epoch| *epoch != head.epoch);
+            self.epoch = Some(head.epoch.clone());
             if head.is_registered && !has_failed_over {
                 self.evict(&head).await?;
                 self.lease.set_epoch(head.epoch.clone());
@@ -177,7 +181,7 @@ impl RevocationTail {
             } else {
                 tracing::warn!("another replica has removed this one: evicted all tokens");
             }
-            self.start_over(head.epoch);
+            self.start_over();
         }
         Err(StoreError::FailedOver)
     }
@@ -194,9 +198,8 @@ impl RevocationTail {
     }
 
     /// Gives up the lease and everything in memory.
-    fn start_over(&mut self, epoch: Option<Arc<str>>) {
+    fn start_over(&mut self) {
         self.lease.end();
-        self.lease.set_epoch(epoch);
         self.verified.evict_all();
         self.head = None;
         self.is_registered = false;
@@ -280,7 +283,7 @@ impl RevocationTail {
                 }
             }
             // The next poll finds out why, and registers anew.
-            Ok(false) => self.start_over(self.lease.epoch()),
+            Ok(false) => self.start_over(),
             Err(_) => {
                 self.is_awaited = true;
                 return;
