@@ -82,6 +82,8 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// The protocol of revocations holds over all interleavings, and not without any one of its rules.
+mod revocation_model;
 /// A revocation reaches every replica within a bound, or nothing is answered from memory.
 mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.
