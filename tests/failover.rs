@@ -50,23 +50,13 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     let app = App::start_on(through, tempfile::tempdir().unwrap(), &["--database-timeout", "1s"]).await;
     let (_, kept) = app.issue("alice", "kept").await;
     let standby = Standby::of(&primary);
-    let admin = connect(&standby.url(&url)).await;
-    // The standby receives nothing from here on.
-    admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
-    admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
-    let receivers = "SELECT FROM pg_stat_wal_receiver";
-    until("the end of replication", || async {
-        let rows =
-            admin.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
-        rows.await.unwrap().is_empty().then_some(())
-    })
-    .await;
+    standby.cut_off().await;
     let (_, lost) = app.issue("alice", "lost").await;
     app.validate(&kept).await.unwrap();
     app.validate(&lost).await.unwrap();
 
     primary.stop();
-    admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    standby.promote().await;
     proxy.redirect_to(standby.port);
     // It is valid from memory until the service sees the new primary.
     let reason = until("an answer from the new primary", || async {

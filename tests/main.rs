@@ -80,6 +80,8 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// Deletions of accounts that a failover or a restore has lost are applied again.
+mod replay;
 /// A revocation reaches every replica within a bound, or nothing is answered from memory.
 mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.

@@ -1,4 +1,4 @@
-//! Users, tokens and token events.
+//! Users, tokens, token events, and the epochs in which account events were replayed.
 
 use sea_orm_migration::{
     prelude::*,
@@ -47,6 +47,13 @@ enum TokenEvents {
     Xid,
 }
 
+#[derive(DeriveIden)]
+enum AccountEventReplays {
+    Table,
+    Epoch,
+    DoneAt,
+}
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -55,6 +62,7 @@ impl MigrationTrait for Migration {
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
         manager.create_table(token_events()).await?;
+        manager.create_table(account_event_replays()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
             manager.alter_table(with_xid).await?;
@@ -64,7 +72,13 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [TokenEvents::Table.into_iden(), Tokens::Table.into_iden(), Users::Table.into_iden()] {
+        let tables = [
+            AccountEventReplays::Table.into_iden(),
+            TokenEvents::Table.into_iden(),
+            Tokens::Table.into_iden(),
+            Users::Table.into_iden(),
+        ];
+        for table in tables {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())
@@ -144,4 +158,13 @@ fn xid() -> ColumnDef {
 
 fn token_events_xid() -> IndexCreateStatement {
     Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
+}
+
+/// The epochs of the database in which no account event is missing that NATS holds. Empty on SQLite, which has no epochs.
+fn account_event_replays() -> TableCreateStatement {
+    Table::create()
+        .table(AccountEventReplays::Table)
+        .col(text(AccountEventReplays::Epoch).primary_key())
+        .col(timestamp_with_time_zone(AccountEventReplays::DoneAt))
+        .to_owned()
 }

@@ -81,6 +81,7 @@ impl From<RegistryError> for Status {
                 StoreError::Unavailable(_)
                 | StoreError::Timeout
                 | StoreError::InRecovery
+                | StoreError::EpochChanged
                 | StoreError::Interrupted
                 | StoreError::File(_)
                 | StoreError::SchemaOutdated,

@@ -22,6 +22,7 @@ use super::{
     delivery::Delivery,
     handler::Handler,
     recovery::Recovery,
+    replay,
 };
 use crate::{account_events::EventCounts, registry::TokenRegistry};
 
@@ -128,6 +129,8 @@ impl Subscriber {
         }
         let jetstream = &self.connection.jetstream;
         let settings = &self.settings;
+        // Before the consumer's state.
+        let epoch = self.registry.epochs().borrow().clone();
         dead_letters::prepare(jetstream).await?;
         let stream = if settings.create_stream {
             let config = stream::Config {
@@ -140,6 +143,11 @@ impl Subscriber {
             jetstream.get_stream(&settings.stream).await?
         };
         let consumer = consumer::find_or_create(&stream, settings).await?;
+        if let Some(epoch) = epoch
+            && consumer.cached_info().delivered.consumer_sequence == 0
+        {
+            self.skip_replay(&epoch).await;
+        }
         let handler = Handler {
             jetstream: jetstream.clone(),
             registry: Arc::clone(&self.registry),
@@ -154,6 +162,14 @@ impl Subscriber {
         Ok(Attached { consumer, messages, handler })
     }
 
+    /// Records that there is nothing to replay: no message was acknowledged yet, so the consumer will deliver them all.
+    async fn skip_replay(&self, epoch: &str) {
+        if let Err(error) = self.registry.record_replay(epoch).await {
+            // Harmless: the messages are read once more.
+            tracing::debug!(%error, "cannot record that there is nothing to replay");
+        }
+    }
+
     /// Handles messages until `stop` is cancelled, or until the connection or the consumer fails. Returns the failure.
     async fn consume(&mut self, attached: Attached, in_flight: &TaskTracker) -> Option<async_nats::Error> {
         let Attached { consumer, messages, handler } = attached;
@@ -161,11 +177,13 @@ impl Subscriber {
         let check_interval = CHECK_INTERVAL.min(handler.timeout / 3);
         // Concurrent with the messages, so that a slow answer does not delay them.
         let check = check(consumer, &handler, &mut self.recovery, check_interval, in_flight);
+        let replay = replay::run(&handler, &self.settings.stream);
         tokio::select! {
             () = self.stop.cancelled() => None,
             _ = self.connection.disconnected.changed() => Some("the connection was lost".into()),
             error = receive(messages, &handler, in_flight) => Some(error),
             error = check => Some(error),
+            never = replay => match never {},
         }
     }
 }

@@ -16,6 +16,10 @@ pub enum StoreError {
     /// It is a standby, which may lack revocations: a later try may reach the primary.
     #[error("the database server is in recovery, and may lack the latest revocations")]
     InRecovery,
+    /// A failover came in between, or the pool still has connections to the server that was replaced: a later try may
+    /// succeed.
+    #[error("the database server is of another epoch: there was a failover or a restore")]
+    EpochChanged,
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,
@@ -47,7 +51,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a later try may succeed because the database, or the way to it, is what failed.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Away | Self::InRecovery | Self::Timeout)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Away | Self::InRecovery | Self::EpochChanged | Self::Timeout
+        )
     }
 
     pub(super) fn file(error: io::Error) -> Self {

@@ -10,6 +10,7 @@ mod health;
 mod pool;
 mod prepare;
 mod reachability;
+mod replays;
 mod revocation_log;
 mod token_lookup;
 mod tokens;

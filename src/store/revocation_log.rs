@@ -5,7 +5,7 @@
 //! transactions that have completed since: none is missed, however long a transaction or its COMMIT took, and none is
 //! read twice. On SQLite there is one writer, and ids become visible in their order.
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
@@ -21,15 +21,13 @@ pub struct LogHead {
     last_id: i64,
     /// What was visible, on PostgreSQL.
     snapshot: Option<Snapshot>,
-    /// Which history of the database it belongs to, on PostgreSQL.
-    epoch: Option<Epoch>,
+    /// Which history of the database it belongs to, on PostgreSQL: the cluster's system identifier, and its timeline as the
+    /// names of WAL files begin. It changes with a failover and with a restore; commits of the earlier history may be
+    /// missing from the later one.
+    pub epoch: Option<Arc<str>>,
     /// The database's clock at the read; `None` with SQLite, which uses the system's clock.
     pub time: Option<DateTime<Utc>>,
 }
-
-/// A history of a cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with a
-/// failover and with a restore; commits of the earlier history may be missing from the later one.
-type Epoch = (i64, String);
 
 /// What an event takes access from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +66,10 @@ impl FromStr for Snapshot {
     }
 }
 
-/// One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of its plan.
-const POSTGRES_HEAD: &str = "SELECT (SELECT max(id) FROM token_events), pg_is_in_recovery(), \
-                             pg_current_snapshot()::text, \
-                             (SELECT system_identifier FROM pg_control_system()), \
-                             CASE WHEN pg_is_in_recovery() THEN '' \
-                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
-                             clock_timestamp()";
+/// An expression for the epoch of a PostgreSQL server; NULL in recovery.
+const EPOCH: &str = "(SELECT system_identifier::text FROM pg_control_system()) || '/' || \
+                     CASE WHEN pg_is_in_recovery() THEN NULL \
+                     ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
 
 impl Snapshot {
     /// The transactions that have completed after `earlier` was taken and before this one was; `None` if there are too
@@ -108,8 +103,14 @@ impl Store {
     pub async fn log_head(&self) -> Result<LogHead, StoreError> {
         let backend = self.log.get_database_backend();
         let sql = match backend {
-            DbBackend::Sqlite => "SELECT max(id) FROM token_events",
-            _ => POSTGRES_HEAD,
+            DbBackend::Sqlite => "SELECT max(id) FROM token_events".to_owned(),
+            // One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of
+            // its plan.
+            _ => format!(
+                "SELECT (SELECT max(id) FROM token_events), pg_is_in_recovery(), pg_current_snapshot()::text, {}, \
+                 clock_timestamp()",
+                self.epoch_sql()
+            ),
         };
         let row = self.log.query_one_raw(Statement::from_string(backend, sql)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
@@ -124,9 +125,14 @@ impl Store {
         Ok(LogHead {
             last_id,
             snapshot: Some(snapshot),
-            epoch: Some((row.try_get_by_index(3)?, row.try_get_by_index(4)?)),
-            time: Some(row.try_get_by_index(5)?),
+            epoch: row.try_get_by_index::<Option<String>>(3)?.map(Arc::from),
+            time: Some(row.try_get_by_index(4)?),
         })
+    }
+
+    /// Returns an expression for the epoch of the server, on PostgreSQL; NULL in recovery.
+    pub(super) fn epoch_sql(&self) -> String {
+        EPOCH.to_owned()
     }
 
     /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
@@ -206,15 +212,15 @@ mod tests {
         let at = |last_id, text: Option<&str>, timeline: &str| LogHead {
             last_id,
             snapshot: text.map(snapshot),
-            epoch: text.map(|_| (7, timeline.to_owned())),
+            epoch: text.map(|_| timeline.into()),
             time: None,
         };
-        let head = |last_id, text| at(last_id, text, "00000001");
+        let head = |last_id, text| at(last_id, text, "7/00000001");
         assert!(head(5, None).continues(&head(5, None)));
         assert!(!head(4, None).continues(&head(5, None)));
         assert!(head(5, Some("9:9:")).continues(&head(5, Some("8:9:8"))));
         assert!(!head(5, Some("8:8:")).continues(&head(5, Some("9:9:"))), "fewer transactions");
-        assert!(!at(5, Some("9:9:"), "00000002").continues(&head(5, Some("9:9:"))), "another timeline");
+        assert!(!at(5, Some("9:9:"), "7/00000002").continues(&head(5, Some("9:9:"))), "another timeline");
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use super::{
     RevocationTail,
@@ -64,6 +64,7 @@ pub struct Authenticator {
     verifier: Arc<SecretVerifier>,
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
+    epochs: watch::Sender<Option<Arc<str>>>,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
     cold_permits: Semaphore,
     hits: AtomicU64,
@@ -98,6 +99,7 @@ impl Authenticator {
             verifier,
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             freshness: Arc::new(Freshness::new(limits.max_staleness)),
+            epochs: watch::Sender::default(),
             in_flight: Mutex::default(),
             cold_permits: Semaphore::new(limits.cold_lookups),
             hits: AtomicU64::new(0),
@@ -147,7 +149,13 @@ impl Authenticator {
             clock,
             Arc::clone(&self.verified),
             Arc::clone(&self.freshness),
+            self.epochs.clone(),
         )
+    }
+
+    /// Returns the epoch of the database, as the revocation tail last saw it.
+    pub fn epochs(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.epochs.subscribe()
     }
 
     /// Queries the database once for all concurrent callers with the same bearer token.

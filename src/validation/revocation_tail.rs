@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::cache::VerifiedTokens;
 use crate::{
@@ -61,6 +61,7 @@ pub struct RevocationTail {
     clock: Clock,
     verified: Arc<VerifiedTokens>,
     freshness: Arc<Freshness>,
+    epochs: watch::Sender<Option<Arc<str>>>,
     /// The state of the log whose evictions are done; `None` before the first read.
     head: Option<LogHead>,
 }
@@ -71,8 +72,9 @@ impl RevocationTail {
         clock: Clock,
         verified: Arc<VerifiedTokens>,
         freshness: Arc<Freshness>,
+        epochs: watch::Sender<Option<Arc<str>>>,
     ) -> Self {
-        Self { store, clock, verified, freshness, head: None }
+        Self { store, clock, verified, freshness, epochs, head: None }
     }
 
     /// Polls the log at this interval, for ever.
@@ -135,6 +137,11 @@ impl RevocationTail {
                 self.verified.evict_all();
             }
         }
+        self.epochs.send_if_modified(|known| {
+            let changed = *known != head.epoch;
+            known.clone_from(&head.epoch);
+            changed
+        });
         self.head = Some(head);
         self.freshness.seen(began);
         Ok(())
