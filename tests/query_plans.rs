@@ -118,16 +118,14 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         assert!(seen(table, verb), "no plan of {verb} {table}");
     }
     let log = postgres.log().split_off(filled);
-    for expected in
-        [
-            "LEFT JOIN users",
-            "xid = ANY",
-            "pg_current_snapshot()",
-            "VALUES ($1, $2)",
-            "count(*) FILTER",
-            "json_array_elements_text",
-        ]
-    {
+    for expected in [
+        "LEFT JOIN users",
+        "xid = ANY",
+        "pg_current_snapshot()",
+        "VALUES ($1, $2)",
+        "count(*) FILTER",
+        "json_array_elements_text",
+    ] {
         assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
     }
     for plan in plans(&log) {

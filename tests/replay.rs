@@ -44,7 +44,7 @@ impl Site {
     async fn serve(&self) -> App {
         let url = format!("postgres://postgres@{}/{}", self.proxy.addr, self.url.rsplit('/').next().unwrap());
         let nats = self.nats.url();
-        let settings = ["--nats-url", &nats, "--nats-ack-wait", "1s", "--database-timeout", "1s"];
+        let settings = ["--nats-url", &nats, "--nats-ack-wait", "1s"];
         let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
         app.attached().await;
         app

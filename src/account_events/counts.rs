@@ -75,9 +75,9 @@ impl EventCounts {
         self.dead_lettered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts events that were applied again by a replay.
-    pub fn count_replayed(&self, events: u64) {
-        self.replayed.fetch_add(events, Ordering::Relaxed);
+    /// Counts an event that was applied again by a replay.
+    pub fn count_replayed(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sets whether the subscriber is attached.

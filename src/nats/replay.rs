@@ -7,7 +7,10 @@
 
 use std::{collections::HashMap, convert::Infallible, future::pending, ops::RangeInclusive, sync::Arc};
 
-use async_nats::jetstream::stream::{RawMessage, State};
+use async_nats::jetstream::{
+    consumer::{Info, PullConsumer},
+    stream::{RawMessage, State},
+};
 use serde_json::json;
 use tokio::{task::JoinSet, time::timeout};
 
@@ -29,6 +32,30 @@ struct Replay {
     handler: Handler,
     stream: Arc<str>,
     epoch: Arc<str>,
+}
+
+/// Records that there is nothing to replay if the consumer is new: it will deliver all messages. To be called before
+/// messages are pulled.
+pub(super) async fn skip_if_new(handler: &Handler, consumer: &mut PullConsumer) {
+    if is_new(consumer.cached_info())
+        && let Err(error) = try_skip(handler, consumer).await
+    {
+        tracing::debug!(%error, "cannot record that there is nothing to replay; the stream will be read twice");
+    }
+}
+
+async fn try_skip(handler: &Handler, consumer: &mut PullConsumer) -> Result<(), async_nats::Error> {
+    let Some(epoch) = handler.registry.epoch().await? else { return Ok(()) };
+    // Asked again, because another replica may have pulled messages before this epoch began.
+    if is_new(consumer.info().await?) {
+        handler.registry.record_replay(&epoch).await?;
+    }
+    Ok(())
+}
+
+/// Returns whether the consumer has delivered nothing yet, so that nothing was acknowledged.
+fn is_new(info: &Info) -> bool {
+    info.delivered.consumer_sequence == 0
 }
 
 /// Replays the stream whenever the database is in an epoch in which that was not done yet. A replay that fails, or is
@@ -143,12 +170,12 @@ impl Replay {
         }
         for event in lost.iter().filter_map(|user| events.get(user)) {
             timeout(*bound, event.apply(registry)).await.map_err(|_| "a transaction took too long")??;
+            counts.count_replayed();
         }
         // A transaction may have used a connection to the server that a failover has replaced.
         if !registry.not_deleted(&self.epoch, &lost.iter().collect::<Vec<_>>()).await?.is_empty() {
             return Err("a deletion did not reach the present database server".into());
         }
-        counts.count_replayed(lost.len() as u64);
         Ok(lost.len() as u64)
     }
 }

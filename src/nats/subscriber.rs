@@ -129,8 +129,6 @@ impl Subscriber {
         }
         let jetstream = &self.connection.jetstream;
         let settings = &self.settings;
-        // Before the consumer's state.
-        let epoch = self.registry.epochs().borrow().clone();
         dead_letters::prepare(jetstream).await?;
         let stream = if settings.create_stream {
             let config = stream::Config {
@@ -142,12 +140,7 @@ impl Subscriber {
         } else {
             jetstream.get_stream(&settings.stream).await?
         };
-        let consumer = consumer::find_or_create(&stream, settings).await?;
-        if let Some(epoch) = epoch
-            && consumer.cached_info().delivered.consumer_sequence == 0
-        {
-            self.skip_replay(&epoch).await;
-        }
+        let mut consumer = consumer::find_or_create(&stream, settings).await?;
         let handler = Handler {
             jetstream: jetstream.clone(),
             registry: Arc::clone(&self.registry),
@@ -156,18 +149,11 @@ impl Subscriber {
             // From the consumer, not from our settings: an existing consumer keeps its own value.
             timeout: consumer.cached_info().config.ack_wait.max(MIN_TIMEOUT),
         };
+        replay::skip_if_new(&handler, &mut consumer).await;
         self.recovery.run(&handler, consumer.cached_info(), in_flight).await;
         let messages = consumer.stream().max_messages_per_batch(CONCURRENCY).expires(PULL_EXPIRY);
         let messages = messages.heartbeat(HEARTBEAT).messages().await?;
         Ok(Attached { consumer, messages, handler })
-    }
-
-    /// Records that there is nothing to replay: no message was acknowledged yet, so the consumer will deliver them all.
-    async fn skip_replay(&self, epoch: &str) {
-        if let Err(error) = self.registry.record_replay(epoch).await {
-            // Harmless: the messages are read once more.
-            tracing::debug!(%error, "cannot record that there is nothing to replay");
-        }
     }
 
     /// Handles messages until `stop` is cancelled, or until the connection or the consumer fails. Returns the failure.

@@ -8,10 +8,19 @@ use super::{RegistryError, TokenRegistry};
 use crate::token::UserId;
 
 impl TokenRegistry {
-    /// Returns the epoch of the database, as this replica last saw it: it changes with a failover and with a restore.
+    /// Returns the epoch of the database as the revocation tail last saw it: it changes with a failover and with a restore.
     /// `None` with SQLite, and before the database was reached.
     pub fn epochs(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.authenticator.epochs()
+    }
+
+    /// Returns the present epoch of the database; `None` with SQLite.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn epoch(&self) -> Result<Option<String>, RegistryError> {
+        Ok(self.store.epoch().await?)
     }
 
     /// Returns whether every account event that was acknowledged in an earlier epoch has been applied in `epoch`.

@@ -10,6 +10,20 @@ use super::{Store, StoreError};
 use crate::token::UserId;
 
 impl Store {
+    /// Returns the present epoch of the database; `None` with SQLite.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        if self.reads.get_database_backend() == DbBackend::Sqlite {
+            return Ok(None);
+        }
+        let query = statement(format!("SELECT {}", self.epoch_sql()), []);
+        let row = self.bounded(self.reads.query_one_raw(query)).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
+    }
+
     /// Returns whether the account events were replayed in `epoch`.
     ///
     /// # Errors
@@ -61,7 +75,7 @@ impl Store {
         let query = statement(sql, [epoch.into(), serde_json::json!(ids).to_string().into()]);
         let row = self.bounded(self.reads.query_one_raw(query)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("tombstones".to_owned()))?;
-        if row.try_get_by_index(0)? != Some(true) {
+        if row.try_get_by_index::<Option<bool>>(0)? != Some(true) {
             return Err(StoreError::EpochChanged);
         }
         let found = row.try_get_by_index::<Option<String>>(1)?.unwrap_or_else(|| "[]".to_owned());

@@ -70,8 +70,7 @@ impl Standby {
         admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
         admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
         until("the end of replication", || async {
-            let receivers =
-                Statement::from_string(DbBackend::Postgres, "SELECT FROM pg_stat_wal_receiver");
+            let receivers = Statement::from_string(DbBackend::Postgres, "SELECT FROM pg_stat_wal_receiver");
             admin.query_all_raw(receivers).await.unwrap().is_empty().then_some(())
         })
         .await;
