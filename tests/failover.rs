@@ -95,12 +95,13 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     let standby = Standby::of(&primary);
     let admin = connect(&standby.url(&url)).await;
     detach(&admin).await;
+    standby.cut_off().await;
     let (_, lost) = app.issue("alice", "lost").await;
     app.validate(&kept).await.unwrap();
     app.validate(&lost).await.unwrap();
 
     primary.stop();
-    admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    standby.promote().await;
     proxy.redirect_to(standby.port);
     // It is valid from memory until the service sees the new primary.
     let reason = until("an answer from the new primary", || async {

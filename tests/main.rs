@@ -82,6 +82,8 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// Deletions of accounts that a failover or a restore has lost are applied again.
+mod replay;
 /// The protocol of revocations holds over all interleavings, and not without any one of its rules.
 mod revocation_model;
 /// A revocation reaches every replica within a bound, or nothing is answered from memory.

@@ -164,6 +164,11 @@ fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
             "Messages that were stored as dead letters.",
             events.dead_lettered(),
         )?,
+        counter(
+            "latchkey_events_replayed_total",
+            "Account events that were applied again because a failover or a restore had lost their effect.",
+            events.replayed(),
+        )?,
     ]
     .concat();
     if state.subscribes {

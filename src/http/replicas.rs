@@ -37,5 +37,5 @@ fn page(registry: &TokenRegistry, found: &Replicas) -> Value {
             "is_up_to_date": replica.has_seen(&found.change),
         })
     });
-    json!({ "epoch": found.change.epoch.as_deref(), "replicas": replicas.collect::<Vec<_>>() })
+    json!({ "epoch": found.change.epoch.map(|epoch| epoch.to_string()), "replicas": replicas.collect::<Vec<_>>() })
 }

@@ -3,6 +3,7 @@
 mod error;
 mod issue;
 mod list;
+mod replays;
 mod revoke;
 mod token_registry;
 mod validate;

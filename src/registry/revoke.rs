@@ -18,7 +18,6 @@ impl TokenRegistry {
     ///
     /// [`RegistryError::NotFound`] when the user has no such token or it is revoked already, or a failure.
     pub async fn revoke(&self, user: &UserId, id: Uuid) -> Result<(), RegistryError> {
-        let epoch = self.authenticator.epoch()?;
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let revoke = |gate: CommitGate| async move {
@@ -27,7 +26,7 @@ impl TokenRegistry {
             if !transaction.revoke_token(&user, id, now).await? {
                 return Err(RegistryError::NotFound);
             }
-            transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
+            let epoch = transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
             let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Token(id));
@@ -38,9 +37,10 @@ impl TokenRegistry {
                     tracing::warn!(user_id, %token_id, %error, "not known whether the token is revoked");
                 }
             }
-            Ok(committed?)
+            committed?;
+            Ok(epoch)
         };
-        self.store.write::<(), RegistryError, _>(revoke).await?;
+        let epoch = self.store.write::<_, RegistryError, _>(revoke).await?;
         Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 
@@ -58,15 +58,13 @@ impl TokenRegistry {
         actor: &str,
         event_id: &str,
     ) -> Result<(), RegistryError> {
-        let epoch = self.authenticator.epoch()?;
-        let begun_in = epoch.clone();
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
         let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
-                return Ok(transaction.check_epoch(&store, &begun_in).await?);
+                return Ok(transaction.epoch().await?);
             }
             let now = clock.now();
             transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;
@@ -74,7 +72,7 @@ impl TokenRegistry {
             let (actor, event_id) = (actor.as_str(), event_id.as_str());
             let event =
                 Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
-            transaction.record(event).await?;
+            let epoch = transaction.record(event).await?;
             let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Account(user.clone()));
@@ -85,9 +83,10 @@ impl TokenRegistry {
                     tracing::warn!(user_id, event_id, %error, "not known whether the user is deleted");
                 }
             }
-            Ok(committed?)
+            committed?;
+            Ok(epoch)
         };
-        self.store.write::<(), RegistryError, _>(delete).await?;
+        let epoch = self.store.write::<_, RegistryError, _>(delete).await?;
         // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
         Ok(self.authenticator.all_have_seen(epoch).await?)
     }

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     str::FromStr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -136,7 +136,6 @@ async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Resu
         url: DatabaseUrl::Sqlite(Box::new(options)),
         reachability: Arc::new(Reachability::new()),
         writers: Arc::new(Semaphore::new(1)),
-        has_epochs: Arc::new(AtomicBool::new(false)),
         timeout: limits.timeout,
     })
 }
@@ -189,7 +188,6 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(limits.connections as usize)),
-        has_epochs: Arc::new(AtomicBool::new(true)),
         timeout: limits.timeout,
     }
 }

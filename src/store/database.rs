@@ -4,10 +4,7 @@
 //! polling for the lock; reads go on beside them (WAL). On PostgreSQL one pool serves both. The revocation log and the
 //! health check have a connection each: however busy the others are, revocations are seen and the answer is true.
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, DbBackend, DbErr};
 use tokio::sync::Semaphore;
@@ -24,8 +21,6 @@ pub struct Store {
     pub(super) url: DatabaseUrl,
     pub(super) reachability: Arc<Reachability>,
     pub(super) writers: Arc<Semaphore>,
-    /// Whether the server tells its timeline, as far as is known.
-    pub(super) has_epochs: Arc<AtomicBool>,
     pub(super) timeout: Duration,
 }
 

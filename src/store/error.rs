@@ -18,9 +18,9 @@ pub enum StoreError {
     InRecovery,
     /// A failover came in between, or the pool still has connections to the server that was replaced: a later try may
     /// succeed.
-    #[error("the database server is of another epoch: there was a failover or a restore")]
+    #[error("the database server is of another epoch: it crashed, failed over or was restored")]
     EpochChanged,
-    /// Another server has taken over, and the change may have been lost with the earlier one: do it again.
+    /// The database crashed, or another server has taken over, and the change may have been lost with the earlier one: do it again.
     #[error("the database failed over before every replica had seen the change, which may be lost")]
     FailedOver,
     /// This replica's lease has ended, so it may lack revocations: a later try may succeed.
@@ -88,7 +88,9 @@ impl From<DbErr> for StoreError {
             let passing = matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_));
             return if passing { Self::Unavailable(error) } else { Self::Refused(error) };
         };
-        if is_passing(cause) {
+        if is_in_recovery(cause) {
+            Self::InRecovery
+        } else if is_passing(cause) {
             Self::Unavailable(error)
         } else if is_unstorable_text(cause) {
             Self::Text
@@ -108,6 +110,11 @@ impl From<sqlx::Error> for StoreError {
 fn is_unstorable_text(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("22021" | "22P05"))
+}
+
+/// SQLSTATE feature_not_supported: a standby does not have unlogged tables. No statement of ours meets it otherwise.
+fn is_in_recovery(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("0A000")
 }
 
 fn is_passing(error: &sqlx::Error) -> bool {

@@ -12,6 +12,7 @@ mod pool;
 mod prepare;
 mod reachability;
 mod renewal;
+mod replays;
 mod replicas;
 mod revocation_log;
 mod token_lookup;
@@ -26,7 +27,7 @@ pub use self::{
     pool::PoolState,
     renewal::Renewer,
     replicas::{Change, Replica, Replicas},
-    revocation_log::{Epoch, Eviction, LogHead},
+    revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
     transaction::{CommitGate, WriteTransaction},

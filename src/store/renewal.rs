@@ -19,6 +19,9 @@ pub struct Renewer {
     stuck: Option<i32>,
 }
 
+const RENEW: &str = "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 \
+                     WHERE id = $1 AND epoch = $4 AND (SELECT id FROM epoch) = $4";
+
 /// The process id may belong to another connection by now.
 const END_STUCK: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
@@ -48,17 +51,12 @@ impl Renewer {
             Some(backend) => backend,
             None => tokio::time::timeout(bound, self.connect()).await.map_err(|_| StoreError::Timeout)??,
         };
-        let sql = format!(
-            "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 \
-             WHERE id = $1 AND ($4::text IS NULL OR $4::text = {})",
-            self.store.epoch_sql()
-        );
         self.stuck = Some(backend.process);
-        let update = sqlx::query(sqlx::AssertSqlSafe(sql))
+        let update = sqlx::query(RENEW)
             .bind(self.id)
             .bind(seen.position.to_text())
             .bind(now)
-            .bind(seen.epoch.as_deref())
+            .bind(seen.epoch)
             .execute(&mut backend.connection);
         let done = tokio::time::timeout(bound, update).await.map_err(|_| StoreError::Timeout)??;
         self.stuck = None;
@@ -77,9 +75,8 @@ impl Renewer {
     }
 
     async fn renew_on_sqlite(&self, seen: &LogHead, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let sql = "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 WHERE id = $1";
-        let values = [self.id.into(), seen.position.to_text().into(), now.into()];
-        let update = self.store.write_statement(sql, values);
+        let values = [self.id.into(), seen.position.to_text().into(), now.into(), seen.epoch.into()];
+        let update = self.store.write_statement(RENEW, values);
         let done = self.store.bounded(self.store.writes.execute_raw(update)).await?;
         Ok(done.rows_affected() == 1)
     }

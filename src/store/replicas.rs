@@ -1,13 +1,13 @@
 //! Replicas: which ones may hold tokens in memory, and how far each has read the revocation log.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement, sqlx::postgres::PgListener};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Epoch, Store, StoreError, log_position::Position};
+use super::{Store, StoreError, log_position::Position, revocation_log::EPOCH};
 
 /// Another replica, as its row says.
 #[derive(Clone, Debug)]
@@ -21,13 +21,13 @@ pub struct Replica {
     /// When it renewed its lease, by the database's clock.
     pub renewed_at: DateTime<Utc>,
     seen: Position,
-    epoch: Option<String>,
+    epoch: Uuid,
 }
 
 impl Replica {
     /// Whether it has evicted everything that was revoked before `change`. What was seen in another epoch does not count.
     pub fn has_seen(&self, change: &Change) -> bool {
-        self.epoch.as_deref() == change.epoch.as_deref() && self.seen.covers(&change.position)
+        Some(self.epoch) == change.epoch && self.seen.covers(&change.position)
     }
 }
 
@@ -35,8 +35,8 @@ impl Replica {
 #[derive(Clone, Debug)]
 pub struct Change {
     position: Position,
-    /// The epoch of the server that said so.
-    pub epoch: Epoch,
+    /// The epoch of the server that said so; see [`LogHead::epoch`](super::LogHead::epoch).
+    pub epoch: Option<Uuid>,
 }
 
 /// The other replicas at one moment.
@@ -48,9 +48,10 @@ pub struct Replicas {
     pub change: Change,
 }
 
+const REGISTER: &str = "INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch)";
 /// What a replica that registers anew changes in its row.
-const UPDATE: &str = "ON CONFLICT (id) DO UPDATE SET renewals = replicas.renewals + 1, \
-                      renewed_at = excluded.renewed_at, seen = excluded.seen, epoch = excluded.epoch";
+const ANEW: &str = "ON CONFLICT (id) DO UPDATE SET renewals = replicas.renewals + 1, \
+                    renewed_at = excluded.renewed_at, seen = excluded.seen, epoch = excluded.epoch";
 
 /// The channel on which a replica that revoked something wakes the others. The payload is its id.
 const CHANNEL: &str = "latchkey_revocations";
@@ -63,8 +64,8 @@ impl Store {
 
     /// Registers a replica, or registers it anew. Its memory must be empty, or not in use, until it has read the log again.
     ///
-    /// The first that registers in a later epoch adds a row that nobody renews. It stands for the replicas whose rows the
-    /// failover lost: they may have leases from before, and revocations wait until those are over.
+    /// The first that registers in an epoch adds a row that nobody renews. It stands for the replicas whose rows a failover
+    /// has lost: they may have leases from before, and revocations wait until those are over.
     ///
     /// # Errors
     ///
@@ -76,34 +77,27 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-        let values = [id.into(), millis.into(), now.into()];
-        let (sql, values) = match self.writes.get_database_backend() {
-            DbBackend::Sqlite => (
+        let mut values = vec![id.into(), millis.into(), now.into()];
+        let sql = match self.writes.get_database_backend() {
+            DbBackend::Sqlite => {
+                let seen = "(SELECT coalesce(max(id), 0) FROM token_events)";
+                format!("{REGISTER} VALUES ($1, 0, $2, $3, {seen}, {EPOCH}) {ANEW}")
+            }
+            _ => {
+                values.extend([Uuid::now_v7().into(), Uuid::now_v7().into()]);
+                let row = "0, $2, $3, pg_current_snapshot()::text, id";
+                // `epoch` is read as it was before this statement. If another replica begins the epoch at the same
+                // moment, this one is not registered yet.
                 format!(
-                    "INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen) \
-                     VALUES ($1, 0, $2, $3, (SELECT coalesce(max(id), 0) FROM token_events)) {UPDATE}"
-                ),
-                Vec::from(values),
-            ),
-            _ => (self.register_on_postgres(), [&values[..], &[Uuid::now_v7().into()]].concat()),
+                    "WITH begun AS (INSERT INTO epoch (id) VALUES ($4) ON CONFLICT DO NOTHING RETURNING id), \
+                     lost AS ({REGISTER} SELECT $5, {row} FROM begun) \
+                     {REGISTER} SELECT $1, {row} FROM (SELECT id FROM begun UNION ALL SELECT id FROM epoch) \
+                     AS present {ANEW}"
+                )
+            }
         };
         self.bounded(self.writes.execute_raw(self.write_statement(&sql, values))).await?;
         Ok(())
-    }
-
-    fn register_on_postgres(&self) -> String {
-        let row = "0, $2, $3, pg_current_snapshot()::text, server.epoch";
-        // `epochs` is read as it was before this statement.
-        format!(
-            "WITH server AS (SELECT {} AS epoch), \
-             begun AS (INSERT INTO epochs (epoch, began_at) SELECT epoch, $3 FROM server WHERE epoch IS NOT NULL \
-                 ON CONFLICT DO NOTHING RETURNING epoch), \
-             lost AS (INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
-                 SELECT $4, {row} FROM server JOIN begun ON TRUE WHERE EXISTS (SELECT 1 FROM epochs)) \
-             INSERT INTO replicas (id, renewals, lease_millis, renewed_at, seen, epoch) \
-             SELECT $1, {row} FROM server {UPDATE}",
-            self.epoch_sql()
-        )
     }
 
     /// Removes a replica that answers no more validations, so that no revocation waits for it.
@@ -117,14 +111,17 @@ impl Store {
         Ok(())
     }
 
-    /// Removes another replica unless it has renewed its lease since it was read. Returns whether it is removed.
+    /// Removes another replica unless it has renewed its lease since it was read, or `reader` itself is not registered: a
+    /// replica that is alone need not renew. Returns whether it is removed.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn remove_replica(&self, replica: &Replica) -> Result<bool, StoreError> {
-        let sql = "DELETE FROM replicas WHERE id = $1 AND renewals = $2";
-        let delete = self.write_statement(sql, [replica.id.into(), replica.renewals.into()]);
+    pub async fn remove_replica(&self, replica: &Replica, reader: Uuid) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM replicas WHERE id = $1 AND renewals = $2 \
+                   AND EXISTS (SELECT 1 FROM replicas WHERE id = $3)";
+        let values = [replica.id.into(), replica.renewals.into(), reader.into()];
+        let delete = self.write_statement(sql, values);
         Ok(self.bounded(self.writes.execute_raw(delete)).await?.rows_affected() == 1)
     }
 
@@ -136,13 +133,13 @@ impl Store {
     pub async fn replicas_except(&self, reader: Uuid) -> Result<Replicas, StoreError> {
         let backend = self.log.get_database_backend();
         let now = match backend {
-            DbBackend::Sqlite => "(SELECT coalesce(max(id), 0) FROM token_events), NULL".to_owned(),
-            _ => format!("pg_current_snapshot()::text, {}", self.epoch_sql()),
+            DbBackend::Sqlite => "(SELECT coalesce(max(id), 0) FROM token_events)",
+            _ => "pg_current_snapshot()::text",
         };
         // One statement, so that the position and the rows belong together; the position comes also without a row.
         let sql = format!(
-            "SELECT {now}, id, renewals, lease_millis, renewed_at, seen, epoch \
-             FROM (SELECT 1) AS one LEFT JOIN replicas ON id <> $1"
+            "SELECT {now}, {EPOCH}, replicas.id, renewals, lease_millis, renewed_at, seen, epoch \
+             FROM (SELECT 1) AS one LEFT JOIN replicas ON replicas.id <> $1"
         );
         let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
         let rows = self.bounded(self.log.query_all_raw(read)).await?;
@@ -151,7 +148,7 @@ impl Store {
             DbBackend::Sqlite => Position::Id(first.try_get_by_index(0)?),
             _ => Position::parse(&first.try_get_by_index::<String>(0)?)?,
         };
-        let epoch = first.try_get_by_index::<Option<String>>(1)?.map(Arc::from);
+        let epoch = first.try_get_by_index(1)?;
         let replicas = rows.iter().filter_map(|row| replica(row).transpose()).collect::<Result<_, _>>()?;
         Ok(Replicas { replicas, change: Change { position, epoch } })
     }

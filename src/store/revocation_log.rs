@@ -5,8 +5,6 @@
 //! transactions that have completed since: none is missed, however long a transaction or its COMMIT took, and none is
 //! read twice. On SQLite there is one writer, and ids become visible in their order.
 
-use std::sync::{Arc, atomic::Ordering};
-
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use uuid::Uuid;
@@ -18,19 +16,16 @@ use super::{
 };
 use crate::token::UserId;
 
-/// A history of a PostgreSQL cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with
-/// a failover and with a restore; commits of the earlier history may be missing from the later one. `None` with SQLite, and
-/// if the server withholds it.
-pub type Epoch = Option<Arc<str>>;
-
 /// A state of the log: all events that were visible at one moment.
 #[derive(Clone, Debug)]
 pub struct LogHead {
     /// The greatest id; 0 for an empty log.
     last_id: i64,
     pub(super) position: Position,
-    /// Which history of the database it belongs to.
-    pub epoch: Epoch,
+    /// Which history of the database it belongs to: an id that PostgreSQL loses in a crash, a failover and a restore. `None`
+    /// until a replica registers after that. Commits of the earlier epoch may be missing from the later one, and
+    /// transaction ids may be used again.
+    pub epoch: Option<Uuid>,
     /// The database's clock at the read; `None` with SQLite, which uses the system's clock.
     pub time: Option<DateTime<Utc>>,
     /// Whether the replica that reads it has a row of this epoch in `replicas`.
@@ -53,15 +48,8 @@ pub enum Eviction {
 const OTHER_REPLICAS: &str = "(SELECT count(*) FROM replicas WHERE id <> $1), \
                               (SELECT min(renewed_at) FROM replicas WHERE id <> $1)";
 
-/// The timeline of a primary; NULL in recovery.
-pub(super) const TIMELINE: &str =
-    "CASE WHEN pg_is_in_recovery() THEN NULL ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
-
-/// The system identifier before the timeline.
-const SYSTEM: &str = "(SELECT system_identifier::text FROM pg_control_system()) || '/' || ";
-
-/// SQLSTATE insufficient_privilege.
-const FORBIDDEN: &str = "42501";
+/// The epoch of the server; NULL if it has none yet. Fails in recovery, because the table is unlogged.
+pub(super) const EPOCH: &str = "(SELECT id FROM epoch)";
 
 impl LogHead {
     /// Whether this state of the log can have come after `earlier`, with nothing of it lost. After a failover or a restore
@@ -85,36 +73,18 @@ impl Store {
     ///
     /// See [`StoreError`]; of a standby [`StoreError::InRecovery`].
     pub async fn log_head(&self, reader: Uuid) -> Result<LogHead, StoreError> {
-        match self.read_head(reader).await {
-            Err(DbErr::Query(error)) if is_forbidden(&error) && self.has_epochs.load(Ordering::Acquire) => {
-                tracing::warn!(
-                    "the database withholds its timeline: a failover is noticed only by its leases"
-                );
-                self.has_epochs.store(false, Ordering::Release);
-                self.read_head(reader).await
-            }
-            read => read,
-        }?
-        .ok_or(StoreError::InRecovery)
-    }
-
-    /// `None` of a server in recovery.
-    async fn read_head(&self, reader: Uuid) -> Result<Option<LogHead>, DbErr> {
         let backend = self.log.get_database_backend();
-        let sql = match backend {
-            DbBackend::Sqlite => format!(
-                "SELECT max(id), EXISTS (SELECT 1 FROM replicas WHERE id = $1), {OTHER_REPLICAS} FROM token_events"
-            ),
-            // One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of
-            // its plan.
-            _ => format!(
-                "SELECT (SELECT max(id) FROM token_events), \
-                 EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch IS NOT DISTINCT FROM server.epoch), \
-                 {OTHER_REPLICAS}, pg_is_in_recovery(), pg_current_snapshot()::text, server.epoch, \
-                 clock_timestamp() FROM (SELECT {} AS epoch) AS server",
-                self.epoch_sql()
-            ),
+        // The time is that of the answer, not of its plan.
+        let postgres = match backend {
+            DbBackend::Sqlite => "",
+            _ => ", pg_current_snapshot()::text, clock_timestamp()",
         };
+        // One statement, so that all of it belongs together.
+        let sql = format!(
+            "SELECT (SELECT max(id) FROM token_events), server.epoch, \
+             EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch = server.epoch), {OTHER_REPLICAS}{postgres} \
+             FROM (SELECT {EPOCH} AS epoch) AS server"
+        );
         let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
         let row = self.log.query_one_raw(read).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
@@ -122,29 +92,17 @@ impl Store {
         let mut head = LogHead {
             last_id,
             position: Position::Id(last_id),
-            epoch: None,
+            epoch: row.try_get_by_index(1)?,
             time: None,
-            is_registered: row.try_get_by_index(1)?,
-            other_replicas: row.try_get_by_index::<i64>(2)?.unsigned_abs(),
-            oldest_renewal: row.try_get_by_index(3)?,
+            is_registered: row.try_get_by_index(2)?,
+            other_replicas: row.try_get_by_index::<i64>(3)?.unsigned_abs(),
+            oldest_renewal: row.try_get_by_index(4)?,
         };
         if backend == DbBackend::Postgres {
-            if row.try_get_by_index(4)? {
-                return Ok(None);
-            }
             head.position = Position::parse(&row.try_get_by_index::<String>(5)?)?;
-            head.epoch = row.try_get_by_index::<Option<String>>(6)?.map(Arc::from);
-            head.time = Some(row.try_get_by_index(7)?);
+            head.time = Some(row.try_get_by_index(6)?);
         }
-        Ok(Some(head))
-    }
-
-    /// An expression for the epoch of the server; NULL in recovery, and where the server withholds it.
-    pub(super) fn epoch_sql(&self) -> String {
-        match self.has_epochs.load(Ordering::Acquire) {
-            true => format!("{SYSTEM}{TIMELINE}"),
-            false => "NULL::text".to_owned(),
-        }
+        Ok(head)
     }
 
     /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
@@ -169,11 +127,10 @@ impl Store {
             _ if from.last_id == to.last_id => return Ok(Some(Vec::new())),
             _ => ("id > $1 AND id <= $2", vec![from.last_id.into(), to.last_id.into()]),
         };
-        let epoch = if self.can_fail_over() { self.epoch_sql() } else { "NULL".to_owned() };
         // The epoch comes also without an event: another connection may lead to a server that was replaced, and lacks
         // events.
         let sql = format!(
-            "SELECT server.epoch, events.user_id, events.token_id FROM (SELECT {epoch} AS epoch) AS server \
+            "SELECT server.epoch, events.user_id, events.token_id FROM (SELECT {EPOCH} AS epoch) AS server \
              LEFT JOIN (SELECT user_id, token_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}) \
              AS events ON TRUE",
             EventKind::TokenIssued.as_str(),
@@ -181,8 +138,8 @@ impl Store {
         );
         let read = Statement::from_sql_and_values(self.log.get_database_backend(), sql, values);
         let rows = self.log.query_all_raw(read).await?;
-        let server: Option<String> = rows.first().map(|row| row.try_get_by_index(0)).transpose()?.flatten();
-        if server.as_deref() != to.epoch.as_deref() {
+        let server: Option<Uuid> = rows.first().map(|row| row.try_get_by_index(0)).transpose()?.flatten();
+        if server != to.epoch {
             return Err(StoreError::EpochChanged);
         }
         if rows.len() > MAX_BEHIND {
@@ -190,11 +147,6 @@ impl Store {
         }
         Ok(Some(rows.iter().filter_map(|row| eviction(row).transpose()).collect::<Result<_, _>>()?))
     }
-}
-
-fn is_forbidden(error: &sea_orm::RuntimeErr) -> bool {
-    let sea_orm::RuntimeErr::SqlxError(error) = error else { return false };
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == FORBIDDEN)
 }
 
 fn eviction(row: &QueryResult) -> Result<Option<Eviction>, DbErr> {
@@ -211,20 +163,21 @@ mod tests {
 
     #[test]
     fn an_older_state_is_not_a_continuation() {
-        let at = |last_id, position: &str, timeline: &str| LogHead {
+        let at = |last_id, position: &str, epoch| LogHead {
             last_id,
             position: Position::parse(position).unwrap(),
-            epoch: Some(timeline.into()),
+            epoch: Some(epoch),
             time: None,
             is_registered: true,
             other_replicas: 0,
             oldest_renewal: None,
         };
-        let head = |last_id, position| at(last_id, position, "7/00000001");
+        let (epoch, other) = (Uuid::now_v7(), Uuid::now_v7());
+        let head = |last_id, position| at(last_id, position, epoch);
         assert!(head(5, "5").continues(&head(5, "5")));
         assert!(!head(4, "4").continues(&head(5, "5")));
         assert!(head(5, "9:9:").continues(&head(5, "8:9:8")));
         assert!(!head(5, "8:8:").continues(&head(5, "9:9:")), "fewer transactions");
-        assert!(!at(5, "9:9:", "7/00000002").continues(&head(5, "9:9:")), "another timeline");
+        assert!(!at(5, "9:9:", other).continues(&head(5, "9:9:")), "another epoch");
     }
 }

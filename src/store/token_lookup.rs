@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{Store, StoreError, entity::tokens::Model, revocation_log::TIMELINE};
+use super::{Store, StoreError, entity::tokens::Model, revocation_log::EPOCH};
 use crate::{
     credentials::{KeyId, SecretHash, Tag},
     token::Token,
@@ -43,35 +43,34 @@ const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, s
                     last_used_at, revoked_at, revoke_reason, users.deleted_at \
                     FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
 
-/// The same on PostgreSQL, with the server's timeline, also without a row: a standby, or a primary that another one has
+/// The same on PostgreSQL, with the server's epoch, also without a row: a standby, or a primary that another one has
 /// replaced, may be out of date, and "there is no such token" too.
 static FIND_ON_PRIMARY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
-         last_used_at, revoked_at, revoke_reason, users.deleted_at, server.timeline \
-         FROM (SELECT {TIMELINE} AS timeline) AS server \
+         last_used_at, revoked_at, revoke_reason, users.deleted_at, server.epoch \
+         FROM (SELECT {EPOCH} AS epoch) AS server \
          LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id"
     )
 });
 
 /// The index of that column.
-const TIMELINE_COLUMN: usize = 12;
+const EPOCH_COLUMN: usize = 12;
 
 impl Store {
-    /// The token with this id, revoked or not. `epoch` is the one of the caller's lease, if it is known.
+    /// The token with this id, revoked or not. `epoch` is the one of the caller's lease.
     ///
     /// # Errors
     ///
     /// See [`StoreError`]; of a server of another epoch [`StoreError::EpochChanged`].
-    pub async fn find_token(&self, id: Uuid, epoch: Option<&str>) -> Result<Option<StoredToken>, StoreError> {
+    pub async fn find_token(&self, id: Uuid, epoch: Option<Uuid>) -> Result<Option<StoredToken>, StoreError> {
         let backend = self.reads.get_database_backend();
         let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY.as_str() };
         let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
         let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
         if backend == DbBackend::Postgres {
-            let timeline: Option<String> = row.try_get_by_index(TIMELINE_COLUMN)?;
-            let timeline = timeline.ok_or(StoreError::InRecovery)?;
-            if epoch.is_some_and(|epoch| !epoch.ends_with(&timeline)) {
+            let server: Option<Uuid> = row.try_get_by_index(EPOCH_COLUMN)?;
+            if server.is_none() || server != epoch {
                 return Err(StoreError::EpochChanged);
             }
             if row.try_get_by_index::<Option<String>>(0)?.is_none() {

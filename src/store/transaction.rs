@@ -14,8 +14,9 @@ use sea_orm::{
 };
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
-use super::{Epoch, Store, StoreError};
+use super::{Store, StoreError, revocation_log::EPOCH};
 
 /// A transaction that writes; dropped without [`WriteTransaction::commit`] it changes nothing.
 #[derive(Debug)]
@@ -137,19 +138,16 @@ impl WriteTransaction {
         within(self.bound, self.inner.commit()).await
     }
 
-    /// Checks that the server is of this epoch: one that was replaced may be out of date about what needs no change. A
-    /// change needs no check, because such a server cannot commit it.
+    /// The epoch of the server, for a call that finds nothing to change; [`WriteTransaction::record`] returns it for the
+    /// others. See [`LogHead::epoch`](super::LogHead::epoch).
     ///
     /// # Errors
     ///
-    /// [`StoreError::EpochChanged`]; see [`StoreError`].
-    pub async fn check_epoch(&self, store: &Store, epoch: &Epoch) -> Result<(), StoreError> {
-        let Some(epoch) = epoch else { return Ok(()) };
-        let query = format!("SELECT {}", store.epoch_sql());
-        let query = Statement::from_string(self.inner.get_database_backend(), query);
+    /// See [`StoreError`].
+    pub async fn epoch(&self) -> Result<Option<Uuid>, StoreError> {
+        let query = Statement::from_string(self.inner.get_database_backend(), format!("SELECT {EPOCH}"));
         let row = self.run(self.inner.query_one_raw(query)).await?;
-        let found: Option<String> = row.map(|row| row.try_get_by_index(0)).transpose()?.flatten();
-        if found.as_deref() == Some(epoch) { Ok(()) } else { Err(StoreError::EpochChanged) }
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
     }
 
     /// Awaits a statement of this transaction, within its bound.

@@ -1,14 +1,14 @@
 //! The lease: until when this replica may answer that a token is valid.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use crate::{clock::since_boot, store::Epoch};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::clock::since_boot;
 
 /// The right to answer "valid". It ends by itself unless the tail extends it, so that a revocation has to wait for a replica
 /// that is cut off or paused no longer than this.
@@ -20,8 +20,8 @@ pub(super) struct Lease {
     ends_at: AtomicU64,
     /// When the last successful read of the log began, in milliseconds since boot; 0 before the first.
     last_read: AtomicU64,
-    /// Of the database in which this replica is registered, if it is.
-    epoch: Mutex<Option<Epoch>>,
+    /// The epoch in which this replica is registered, if it is.
+    epoch: watch::Sender<Option<Uuid>>,
 }
 
 impl Lease {
@@ -31,7 +31,7 @@ impl Lease {
             duration,
             ends_at: AtomicU64::new(0),
             last_read: AtomicU64::new(0),
-            epoch: Mutex::default(),
+            epoch: watch::Sender::default(),
         }
     }
 
@@ -55,8 +55,12 @@ impl Lease {
     }
 
     /// The epoch in which this replica is registered; `None` if it is not.
-    pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.lock_epoch().clone()
+    pub(super) fn epoch(&self) -> Option<Uuid> {
+        *self.epoch.borrow()
+    }
+
+    pub(super) fn epochs(&self) -> watch::Receiver<Option<Uuid>> {
+        self.epoch.subscribe()
     }
 
     /// Extends the lease. Everything that was revoked before `read` is evicted; `renewed` is when the last successful
@@ -69,17 +73,12 @@ impl Lease {
     /// Ends the lease at once. This replica counts as not registered.
     pub(super) fn end(&self) {
         self.ends_at.store(0, Ordering::Release);
-        *self.lock_epoch() = None;
+        self.epoch.send_replace(None);
     }
 
     /// Sets the epoch in which this replica is registered.
-    pub(super) fn set_epoch(&self, epoch: Epoch) {
-        *self.lock_epoch() = Some(epoch);
-    }
-
-    fn lock_epoch(&self) -> MutexGuard<'_, Option<Epoch>> {
-        // An `Arc` cannot be half-written, so poisoning is ignored.
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn set_epoch(&self, epoch: Option<Uuid>) {
+        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use uuid::Uuid;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::Clock,
     credentials::{HashError, SecretVerifier, Verification},
-    store::{Epoch, Eviction, Store, StoreError, StoredToken, TokenState},
+    store::{Eviction, Store, StoreError, StoredToken, TokenState},
     token::{BearerToken, Digest, Token},
 };
 
@@ -172,7 +172,13 @@ impl Authenticator {
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // Boxed so that the future of a cache hit stays small.
-        Box::pin(self.look_up(bearer, digest)).await
+        if has_lease {
+            Box::pin(self.look_up(bearer, digest)).await
+        } else {
+            // One in flight may have begun before a revocation that this replica has not seen.
+            let ticket = self.verified.ticket(bearer.id());
+            Box::pin(self.query(bearer, digest, &ticket)).await
+        }
     }
 
     /// Evicts what this replica revoked, without waiting for the next read of the log.
@@ -190,26 +196,19 @@ impl Authenticator {
         self.lease.holds() || !self.store.can_fail_over()
     }
 
-    /// Returns the epoch in which this replica is registered. To be asked before a transaction that revokes something.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NoLease`] if it is not registered: rows of other replicas may be missing too.
-    pub fn epoch(&self) -> Result<Epoch, StoreError> {
-        match self.lease.epoch() {
-            Some(epoch) => Ok(epoch),
-            None if self.store.can_fail_over() => Err(StoreError::NoLease),
-            None => Ok(None),
-        }
+    /// Returns the epoch of the database in which this replica is registered, as it changes; `None` while it is not. See
+    /// [`LogHead::epoch`](crate::store::LogHead::epoch).
+    pub fn epochs(&self) -> watch::Receiver<Option<Uuid>> {
+        self.lease.epochs()
     }
 
-    /// Waits until no replica answers "valid" for what is revoked in the database now. `epoch` is the one before the
-    /// transaction that revoked it.
+    /// Waits until no replica answers "valid" for what is revoked in the database now. `epoch` is the one in which the
+    /// transaction revoked it.
     ///
     /// # Errors
     ///
     /// It is not known, because the database cannot be asked or has failed over.
-    pub async fn all_have_seen(&self, epoch: Epoch) -> Result<(), StoreError> {
+    pub async fn all_have_seen(&self, epoch: Option<Uuid>) -> Result<(), StoreError> {
         self.replicas.all_have_seen(epoch).await
     }
 
@@ -272,9 +271,7 @@ impl Authenticator {
         ticket: &Ticket,
     ) -> Result<Option<Authenticated>, LookupError> {
         let _permit = self.cold_permits.try_acquire().map_err(|_| LookupError::Busy)?;
-        let Some(stored) =
-            self.store.find_token(bearer.id(), self.lease.epoch().flatten().as_deref()).await?
-        else {
+        let Some(stored) = self.store.find_token(bearer.id(), self.lease.epoch()).await? else {
             return Ok(None);
         };
         if !self.verify(bearer, &stored).await? {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::lease::Lease;
 use crate::{
     clock::since_boot,
-    store::{Change, Epoch, Replica, Replicas, Store, StoreError},
+    store::{Change, Replica, Replicas, Store, StoreError},
 };
 
 /// The pause between two looks at the other replicas while somebody waits for them, at first and at most.
@@ -51,8 +51,8 @@ struct Waits {
 struct Wait {
     /// After its commit was answered, since boot.
     since: Duration,
-    /// The epoch in which its transaction began, if it is known.
-    epoch: Epoch,
+    /// The epoch of its transaction.
+    epoch: Option<Uuid>,
     /// What the others must have seen: all that was committed when they were first looked at.
     change: Option<Change>,
     answer: oneshot::Sender<Result<(), StoreError>>,
@@ -90,12 +90,12 @@ impl ReplicaWatch {
     }
 
     /// Waits until no other replica answers "valid" for what is revoked in the database now: each has evicted it, or has no
-    /// lease. `epoch` is the epoch before the transaction that revoked it.
+    /// lease. `epoch` is the one in which the transaction revoked it.
     ///
     /// # Errors
     ///
     /// The database cannot be asked, or another server has taken over, so that it is not known. Trying again waits again.
-    pub(super) async fn all_have_seen(self: &Arc<Self>, epoch: Epoch) -> Result<(), StoreError> {
+    pub(super) async fn all_have_seen(self: &Arc<Self>, epoch: Option<Uuid>) -> Result<(), StoreError> {
         let since = since_boot();
         let (answer, answered) = oneshot::channel();
         self.statistics.waiting.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +132,7 @@ impl ReplicaWatch {
             let looked = since_boot();
             match self.store.replicas_except(self.id).await {
                 Ok(others) => {
-                    waits = settle(waits, &others, looked);
+                    waits = settle(waits, &others, self.lease.epoch(), looked);
                     self.wake_others_for(&mut waits, others.change).await;
                 }
                 Err(error) => waits = self.give_up(waits, &error),
@@ -171,14 +171,15 @@ impl ReplicaWatch {
     }
 }
 
-/// Answers the waits that are over, given what was read at `looked`. Returns the others.
-fn settle(waits: Vec<Wait>, others: &Replicas, looked: Duration) -> Vec<Wait> {
+/// Answers the waits that are over, given what was read at `looked`. Returns the others. `registered` is the epoch in which
+/// this replica is registered: only then does everybody who may hold a lease have a row.
+fn settle(waits: Vec<Wait>, others: &Replicas, registered: Option<Uuid>, looked: Duration) -> Vec<Wait> {
+    let has_failed_over = |wait: &Wait| {
+        wait.epoch.is_none() || [others.change.epoch, registered].iter().any(|epoch| *epoch != wait.epoch)
+    };
     let is_over = |wait: &Wait, replica: &Replica| {
         replica.has_seen(wait.change.as_ref().unwrap_or(&others.change))
             || looked > wait.since + surely_over(replica.lease)
-    };
-    let has_failed_over = |wait: &Wait| {
-        wait.epoch.is_some() && others.change.epoch.is_some() && wait.epoch != others.change.epoch
     };
     let (failed, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(has_failed_over);
     answer(failed, &Err(StoreError::FailedOver));
@@ -228,7 +229,7 @@ impl Reaper {
             let (renewals, since) = self.renewals.entry(replica.id).or_insert((replica.renewals, now));
             if *renewals != replica.renewals {
                 (*renewals, *since) = (replica.renewals, now);
-            } else if now > *since + surely_over(replica.lease) && store.remove_replica(replica).await? {
+            } else if now > *since + surely_over(replica.lease) && store.remove_replica(replica, id).await? {
                 tracing::warn!(replica = %replica.id, "a replica no longer renews its lease; it is removed");
             }
         }

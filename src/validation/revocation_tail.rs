@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper};
 use crate::{
     clock::{Clock, since_boot},
-    store::{Epoch, LogHead, Renewer, Store, StoreError},
+    store::{LogHead, Renewer, Store, StoreError},
 };
 
 /// What the tail has done since the start.
@@ -46,7 +46,7 @@ pub struct RevocationTail {
     bound: Duration,
     is_registered: bool,
     /// The epoch that was read last.
-    epoch: Option<Epoch>,
+    epoch: Option<Uuid>,
     /// The state of the log whose evictions are done; `None` before the first read.
     head: Option<LogHead>,
     /// When the last read and the last renewal began, since boot.
@@ -158,11 +158,11 @@ impl RevocationTail {
                 Some(time) => self.clock.synchronise(time, began),
                 None => self.clock.follow_system(),
             }
-            let has_failed_over = self.epoch.as_ref().is_some_and(|epoch| *epoch != head.epoch);
-            self.epoch = Some(head.epoch.clone());
+            let has_failed_over = self.epoch.is_some() && self.epoch != head.epoch;
+            self.epoch = head.epoch.or(self.epoch);
             if head.is_registered && !has_failed_over {
                 self.evict(&head).await?;
-                self.lease.set_epoch(head.epoch.clone());
+                self.lease.set_epoch(head.epoch);
                 self.count_others(&head);
                 self.is_awaited |= head.other_replicas > 0
                     && self
@@ -176,7 +176,7 @@ impl RevocationTail {
             }
             if has_failed_over {
                 self.counters.epoch_changes.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!("the database failed over or was restored: evicted all tokens");
+                tracing::warn!("the database crashed, failed over or was restored: evicted all tokens");
                 self.store.discard_connections();
             } else {
                 tracing::warn!("another replica has removed this one: evicted all tokens");
@@ -246,18 +246,23 @@ impl RevocationTail {
         self.counters.oldest_renewal.store(oldest, Ordering::Relaxed);
     }
 
-    fn extend_lease(&self) {
-        // Nobody can take a SQLite file away from its readers, so there reading is enough.
-        let renewed = if self.store.can_fail_over() { self.renewed_at } else { self.read_at };
-        self.lease.extend(self.read_at, renewed);
+    fn extend_lease(&mut self) {
+        // Nobody can take a SQLite file away from its readers, and without another replica nobody removes this one's row.
+        if self.is_alone_on_a_file() {
+            self.renewed_at = self.read_at;
+        }
+        self.lease.extend(self.read_at, self.renewed_at);
+    }
+
+    fn is_alone_on_a_file(&self) -> bool {
+        !self.store.can_fail_over() && self.head.as_ref().is_some_and(|head| head.other_replicas == 0)
     }
 
     /// Starts a renewal if a third of the lease has passed since the last one, or others wait for what was read.
     fn renew_if_due(&mut self) {
         let Some(head) = self.head.clone() else { return };
-        let is_alone_on_a_file = !self.store.can_fail_over() && head.other_replicas == 0;
         let began = since_boot();
-        let is_due = began >= self.renewed_at + self.lease.duration() / 3 && !is_alone_on_a_file;
+        let is_due = began >= self.renewed_at + self.lease.duration() / 3;
         if self.renewal.is_some() || !(is_due || self.is_awaited) {
             return;
         }
