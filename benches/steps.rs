@@ -19,6 +19,7 @@ const LIMITS: ValidationLimits = ValidationLimits {
     cold_lookups: 16,
     // Polled once at the start, and trusted for the whole run.
     max_staleness: Duration::from_secs(3_600),
+    poll_timeout: Duration::from_secs(5),
 };
 
 fn main() {

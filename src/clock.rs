@@ -11,9 +11,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-/// How wrong the system's clock may be before the service warns. Replicas judge expiry by the database's clock, but other
-/// programs on the same machine do not.
-pub const MAX_CLOCK_ERROR: TimeDelta = TimeDelta::seconds(1);
+/// How wrong the system's clock may be before the service warns.
+const MAX_CLOCK_ERROR: TimeDelta = TimeDelta::seconds(1);
 
 /// A clock that shows the database's time, or one that a test sets. Clones share their time.
 ///
@@ -82,6 +81,12 @@ impl Clock {
             Source::Running { error, .. } => system_now() + error - self.now(),
             Source::Manual(_) => TimeDelta::zero(),
         }
+    }
+
+    /// Returns whether the system's clock differs from this one by more than a second. Replicas judge expiry by the
+    /// database's clock, but other programs on the same machine do not.
+    pub fn system_is_wrong(&self) -> bool {
+        self.system_ahead().abs() > MAX_CLOCK_ERROR
     }
 
     /// Advances a manual clock. Does nothing to the others.

@@ -39,6 +39,49 @@ async fn a_standby_is_never_read() {
     assert!(body.contains("in recovery"), "{body}");
 }
 
+/// Stops the standby from receiving what the primary commits.
+async fn detach(standby: &DatabaseConnection) {
+    standby.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+    standby.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
+    let receivers = "SELECT FROM pg_stat_wal_receiver";
+    until("the end of replication", || async {
+        let rows =
+            standby.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
+        rows.await.unwrap().is_empty().then_some(())
+    })
+    .await;
+}
+
+/// A replica whose registration the failover lost still has a lease with the old primary, which can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_waits_for_a_replica_whose_row_the_failover_lost() {
+    let primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
+    let url = primary.create_database().await;
+    let on_primary = connect(&url).await;
+    on_primary.execute_unprepared("CREATE ROLE moved SUPERUSER LOGIN").await.unwrap();
+    let proxy = Proxy::to(primary.port()).await;
+    let through = format!("postgres://moved@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
+    let settings = ["--max-staleness", "3s", "--database-timeout", "1s"];
+    let app = App::start_on(through, tempfile::tempdir().unwrap(), &settings).await;
+    let (id, secret) = app.issue("alice", "one").await;
+    let standby = Standby::of(&primary);
+    let on_standby = connect(&standby.url(&url)).await;
+    detach(&on_standby).await;
+    let left_behind = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
+    left_behind.validate(&secret).await.unwrap();
+
+    // From here on the old primary can be read but not written to.
+    on_primary.execute_unprepared("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
+    on_primary.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
+    on_standby.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    proxy.redirect_to(standby.port);
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'moved'";
+    on_primary.execute_unprepared(cut).await.unwrap();
+    until("a deletion on the new primary", || async { app.delete("alice", &id).await.ok() }).await;
+    let answer = left_behind.try_validate(&secret, &[]).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+}
+
 /// Commits that a failover lost are not answered from memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_lost_commits_empties_the_memory() {
@@ -51,22 +94,14 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     let (_, kept) = app.issue("alice", "kept").await;
     let standby = Standby::of(&primary);
     let admin = connect(&standby.url(&url)).await;
-    // The standby receives nothing from here on.
-    admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
-    admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
-    let receivers = "SELECT FROM pg_stat_wal_receiver";
-    until("the end of replication", || async {
-        let rows =
-            admin.query_all_raw(sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, receivers));
-        rows.await.unwrap().is_empty().then_some(())
-    })
-    .await;
+    detach(&admin).await;
+    standby.cut_off().await;
     let (_, lost) = app.issue("alice", "lost").await;
     app.validate(&kept).await.unwrap();
     app.validate(&lost).await.unwrap();
 
     primary.stop();
-    admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    standby.promote().await;
     proxy.redirect_to(standby.port);
     // It is valid from memory until the service sees the new primary.
     let reason = until("an answer from the new primary", || async {

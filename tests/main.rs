@@ -14,6 +14,8 @@ mod chart_values;
 mod clocks;
 /// `latchkey token …` for people and for programs.
 mod command_line;
+/// When a call that takes access away returns, no replica accepts the token any more, whatever fails meanwhile.
+mod complete_revocations;
 /// Names stay unique and limits hold, however many calls come at once.
 mod concurrency;
 /// The pages and the file that list the settings are those of the code.
@@ -80,8 +82,12 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// Deletions of accounts that a failover or a restore has lost are applied again.
+mod replay;
 /// A call whose answer was lost can be repeated.
 mod retried_calls;
+/// The protocol of revocations holds over all interleavings, and not without any one of its rules.
+mod revocation_model;
 /// A revocation reaches every replica within a bound, or nothing is answered from memory.
 mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use crate::support::{
     App,
-    Database::Sqlite,
+    Database::{Postgres, Sqlite},
     app::FREE_PORTS,
     health::USER_EVENTS,
     latchkey,
     nats::{Nats, SUBJECT, protobuf},
+    until,
 };
 
 /// Writes certificates of a new authority for the broker and for its client, as `NAME.pem` and `NAME.key`.
@@ -175,6 +176,22 @@ async fn the_permissions_in_the_documentation_are_sufficient() {
     identity.all_answered().await;
     assert_eq!(app.count("users WHERE deleted_at IS NOT NULL").await, 2);
     assert_eq!(identity.dead_letters().await.len(), 2);
+}
+
+/// After a failover or a restore, when the epoch of the database is not recorded yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_needs_no_other_permissions() {
+    let nats = with_permissions(&PERMISSIONS);
+    let identity = nats.with_identity_stream().await;
+    let url = format!("nats://latchkey:hunter2@127.0.0.1:{}", nats.port());
+    let app = App::start_with(Postgres, &["--nats-url", &url]).await;
+    app.attached().await;
+    identity.delete_user("alice").await;
+    identity.all_answered().await;
+    app.sql("DELETE FROM account_event_replays; UPDATE users SET deleted_at = NULL").await;
+    let app = app.restart(&["--nats-url", &url]).await;
+    until("the replay", || async { (app.count("account_event_replays").await == 1).then_some(()) }).await;
+    assert_eq!(app.count("users WHERE deleted_at IS NOT NULL").await, 1);
 }
 
 /// The log names the subject that the broker refuses, and the service goes on.

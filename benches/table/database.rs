@@ -46,6 +46,38 @@ impl Database {
         database
     }
 
+    /// Connects to the database apart from the service.
+    pub async fn connect(&self) -> DatabaseConnection {
+        let mut options = sea_orm::ConnectOptions::new(&self.url);
+        options.max_connections(1).sqlx_logging(false);
+        sea_orm::Database::connect(options).await.unwrap()
+    }
+
+    /// Inserts a user with so many tokens, which nobody can use.
+    pub async fn add_tokens_of(&self, user: &str, tokens: usize) {
+        let database = self.connect().await;
+        let (id, series) = match database.get_database_backend() {
+            sea_orm::DbBackend::Sqlite => (
+                "randomblob(16)",
+                format!(
+                    "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {tokens}) \
+                     SELECT n FROM s)"
+                ),
+            ),
+            _ => ("gen_random_uuid()", format!("(SELECT generate_series(1, {tokens}) AS n)")),
+        };
+        for sql in [
+            format!("INSERT INTO users (user_id) VALUES ('{user}')"),
+            format!(
+                "INSERT INTO tokens (id, user_id, name, secret_hash, scopes, created_at) \
+                 SELECT {id}, '{user}', 'token ' || n, '', '', '2026-01-01 00:00:00+00:00' FROM {series} AS s"
+            ),
+        ] {
+            database.execute_unprepared(&sql).await.unwrap();
+        }
+        database.close().await.unwrap();
+    }
+
     pub fn key_ring(&self) -> PathBuf {
         self.folder.path().join("keyring.toml")
     }
@@ -56,7 +88,7 @@ impl Database {
         let prefix: Prefix = "pat".parse().unwrap();
         let mut bearers = Vec::with_capacity(kept);
         self.users = tokens.div_ceil(TOKENS_PER_USER);
-        let filler = Filler::new(&self.url).await;
+        let filler = Filler::new(self.connect().await).await;
         filler.users(self.users).await;
         for first in (0..tokens).step_by(BATCH) {
             let batch: Vec<BearerToken> =
@@ -78,10 +110,7 @@ struct Filler {
 }
 
 impl Filler {
-    async fn new(url: &str) -> Self {
-        let mut options = sea_orm::ConnectOptions::new(url);
-        options.max_connections(1).sqlx_logging(false);
-        let database = sea_orm::Database::connect(options).await.unwrap();
+    async fn new(database: DatabaseConnection) -> Self {
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
         let verifier = SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
         let (hash, _) = verifier.make(&BearerToken::generate().unwrap()).await.unwrap();

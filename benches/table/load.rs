@@ -16,9 +16,15 @@ use tonic::transport::Channel;
 
 use super::server::Server;
 
-/// Calls in flight, and the connections that they share.
-const CALLERS: usize = 32;
-const CONNECTIONS: usize = 4;
+/// How many calls are in flight, and how many connections they share.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub calls: usize,
+    pub connections: usize,
+}
+
+/// The load of every row that does not name another.
+pub const LOAD: Load = Load { calls: 32, connections: 4 };
 /// Calls in flight when the latency of each call is measured, and the pause of a caller between calls. The load is so
 /// low that calls do not queue.
 const MEASURED: usize = 4;
@@ -90,14 +96,19 @@ pub enum Until {
 
 /// Sends calls as fast as they are answered.
 pub async fn round(server: &Server, call: &Call, until: Until) -> Figure {
-    let clients = server.clients(CONNECTIONS).await;
+    round_of(server, call, until, LOAD).await
+}
+
+/// As [`round`], with another load.
+pub async fn round_of(server: &Server, call: &Call, until: Until, load: Load) -> Figure {
+    let clients = server.clients(load.connections).await;
     let begun = Arc::new(AtomicUsize::new(0));
     let (cpu, start) = (server.cpu(), Instant::now());
     let more = move |n: usize| match until {
         Until::Time(time) => start.elapsed() < time,
         Until::Calls(calls) => n < calls,
     };
-    let callers: Vec<_> = (0..CALLERS)
+    let callers: Vec<_> = (0..load.calls)
         .map(|caller| {
             let mut client = clients[caller % clients.len()].clone();
             let (call, begun) = (call.clone(), Arc::clone(&begun));

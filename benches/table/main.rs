@@ -10,22 +10,20 @@ mod bare;
 mod database;
 mod load;
 mod report;
+mod revocations;
 mod server;
 #[path = "../../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest};
+use latchkey::proto::latchkey::CreateTokenRequest;
 use support::{otlp::Collector, postgres::Postgres};
 
 use self::{
     database::Database,
-    load::{Call, Figure, Until, is_valid, latencies, round},
+    load::{Call, Figure, Load, Until, latencies, round, round_of},
     report::{compare, print_row, print_spread, sorted},
     server::Server,
 };
@@ -33,6 +31,10 @@ use self::{
 /// Measured rounds of each kind, after one to warm up, and the duration of a round of hot calls.
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_secs(2);
+/// Calls in flight and connections of the row "loads", whose rounds are shorter.
+const IN_FLIGHT: [usize; 4] = [8, 32, 64, 256];
+const CONNECTIONS: [usize; 3] = [1, 4, 16];
+const SHORT_ROUND: Duration = Duration::from_millis(1_200);
 /// Tokens that are validated again and again from memory.
 const HOT: usize = 1_000;
 /// Live tokens in the database at a cold start, and how many of them a round validates.
@@ -42,8 +44,6 @@ const COLD: usize = 20_000;
 const GROWTH: [usize; 3] = [10_000, 100_000, 1_000_000];
 /// Tokens created one at a time, and then many at a time, to measure memory.
 const CREATIONS: usize = 1_000;
-/// Revocations timed on a second replica.
-const REVOCATIONS: usize = 500;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -62,6 +62,9 @@ async fn table(rows: &[String]) {
     }
     if selected("hot") {
         hot().await;
+    }
+    if selected("loads") {
+        loads().await;
     }
     if selected("floods") {
         floods().await;
@@ -85,8 +88,14 @@ async fn table(rows: &[String]) {
             growth(kind, [create().await, create().await, create().await]).await;
         }
         if selected("revocations") {
-            revocations(kind, &create().await).await;
+            revocations::seen(kind, &create().await).await;
         }
+    }
+    if selected("deletions") {
+        revocations::deletions(&postgres).await;
+    }
+    if selected("accounts") {
+        revocations::accounts(&postgres).await;
     }
 }
 
@@ -131,6 +140,32 @@ async fn hot() {
     compare(names[0], names[2], [&ours, &empty]);
     compare(names[1], names[2], [&traced, &empty]);
     assert!(!collector.received().is_empty(), "no spans were exported");
+}
+
+/// Compares the CPU time of hot calls with an empty handler's under different loads.
+async fn loads() {
+    let mut database = Database::sqlite().await;
+    database.fill(HOT, HOT).await;
+    let servers = [Server::latchkey(&database, &[]), Server::bare(&["handler"])];
+    let call = Call::Validate(Arc::clone(&database.bearers));
+    for connections in CONNECTIONS {
+        for calls in IN_FLIGHT {
+            let mut figures: [Vec<f64>; 2] = Default::default();
+            for turn in 0..=ROUNDS {
+                for (server, figures) in servers.iter().zip(&mut figures) {
+                    let load = Load { calls, connections };
+                    let figure = round_of(server, &call, Until::Time(SHORT_ROUND), load).await;
+                    if turn > 0 {
+                        figures.push(figure.server_micros_per_call);
+                    }
+                }
+            }
+            let name = format!("hot, {calls} in flight on {connections} connections");
+            print_spread(&format!("{name} (server CPU µs/call)"), &figures[0]);
+            print_spread("  empty handler", &figures[1]);
+            print_row("  ratio", report::median(&figures[0]) / report::median(&figures[1]));
+        }
+    }
 }
 
 /// Validates each token once, right after a start.
@@ -266,30 +301,4 @@ async fn creations() {
     print_row("  after 1,000 more, 32 at a time (MB)", server.resident() as f64 / 1e6);
     print_row("  peak (MB)", server.peak() as f64 / 1e6);
     print_row("  creations, 32 at a time (calls/s)", figure.calls_per_second);
-}
-
-/// Measures how long a second replica accepts a token after its revocation.
-async fn revocations(kind: &str, database: &Database) {
-    let replicas = [Server::latchkey(database, &[]), Server::latchkey(database, &[])];
-    let mut one = replicas[0].clients(1).await.remove(0);
-    let mut two = replicas[1].clients(1).await.remove(0);
-    let mut delays = Vec::new();
-    for n in 0..REVOCATIONS {
-        let user_id = format!("leaver {n}");
-        let request =
-            CreateTokenRequest { user_id: user_id.clone(), name: "token".into(), ..Default::default() };
-        let created = one.create_token(request).await.unwrap().into_inner();
-        let bearer = created.secret;
-        assert!(is_valid(&mut two, &bearer).await);
-        let token_id = created.token.unwrap().id;
-        one.delete_token(DeleteTokenRequest { user_id, token_id, ..Default::default() }).await.unwrap();
-        let revoked = Instant::now();
-        while is_valid(&mut two, &bearer).await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        delays.push(revoked.elapsed().as_secs_f64() * 1e3);
-    }
-    let delays = sorted(delays);
-    print_row(&format!("revocation seen by a second replica, {kind}, median (ms)"), delays[delays.len() / 2]);
-    print_row("  99th percentile (ms)", delays[delays.len() * 99 / 100]);
 }

@@ -1,4 +1,4 @@
-//! Users, tokens and token events.
+//! Users, tokens, token events, replicas, and the epochs of the database.
 
 use sea_orm_migration::{
     prelude::*,
@@ -57,6 +57,24 @@ enum TokenEvents {
     Xid,
 }
 
+#[derive(DeriveIden)]
+enum Replicas {
+    Table,
+    Id,
+    Epoch,
+    Renewals,
+    LeaseMillis,
+    Seen,
+    RenewedAt,
+}
+
+#[derive(DeriveIden)]
+enum AccountEventReplays {
+    Table,
+    Epoch,
+    DoneAt,
+}
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -67,6 +85,9 @@ impl MigrationTrait for Migration {
         manager.create_table(create_requests()).await?;
         manager.create_index(create_requests_created_at()).await?;
         manager.create_table(token_events()).await?;
+        create_epoch(manager).await?;
+        manager.create_table(replicas()).await?;
+        manager.create_table(account_event_replays()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
             manager.alter_table(with_xid).await?;
@@ -76,12 +97,16 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [
+        let tables = [
+            Replicas::Table.into_iden(),
+            Alias::new("epoch").into_iden(),
+            AccountEventReplays::Table.into_iden(),
             TokenEvents::Table.into_iden(),
             CreateRequests::Table.into_iden(),
             Tokens::Table.into_iden(),
             Users::Table.into_iden(),
-        ] {
+        ];
+        for table in tables {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())
@@ -184,4 +209,48 @@ fn xid() -> ColumnDef {
 
 fn token_events_xid() -> IndexCreateStatement {
     Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
+}
+
+/// One row: the epoch of the database, a random id. On PostgreSQL the table is unlogged, so it is empty after a crash, a
+/// failover and a restore, and the next replica that starts or reconnects begins a new epoch. Commits may have been lost
+/// in between, and PostgreSQL may assign transaction ids again that it had assigned before.
+async fn create_epoch(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    let (unlogged, id_type, id) = match manager.get_database_backend() {
+        DbBackend::Sqlite => ("", "uuid_text", "randomblob(16)"),
+        _ => ("UNLOGGED", "uuid", "gen_random_uuid()"),
+    };
+    let connection = manager.get_connection();
+    for sql in [
+        format!(
+            "CREATE {unlogged} TABLE epoch \
+             (single boolean PRIMARY KEY DEFAULT TRUE CHECK (single), id {id_type} NOT NULL)"
+        ),
+        format!("INSERT INTO epoch (id) VALUES ({id})"),
+    ] {
+        connection.execute_unprepared(&sql).await?;
+    }
+    Ok(())
+}
+
+/// The running replicas. A revocation is complete when each of them has seen it, or its lease has ended.
+fn replicas() -> TableCreateStatement {
+    Table::create()
+        .table(Replicas::Table)
+        .col(uuid(Replicas::Id).primary_key())
+        .col(uuid(Replicas::Epoch))
+        .col(big_integer(Replicas::Renewals))
+        .col(big_integer(Replicas::LeaseMillis))
+        .col(text(Replicas::Seen))
+        .col(timestamp_with_time_zone(Replicas::RenewedAt))
+        .to_owned()
+}
+
+/// The epochs of the database in which no account event is missing that NATS holds. Empty on SQLite,
+/// where the epoch never changes.
+fn account_event_replays() -> TableCreateStatement {
+    Table::create()
+        .table(AccountEventReplays::Table)
+        .col(uuid(AccountEventReplays::Epoch).primary_key())
+        .col(timestamp_with_time_zone(AccountEventReplays::DoneAt))
+        .to_owned()
 }

@@ -8,6 +8,7 @@ pub struct EventCounts {
     handled: AtomicU64,
     redelivered: AtomicU64,
     dead_lettered: AtomicU64,
+    replayed: AtomicU64,
     attached: AtomicBool,
     lag: AtomicU64,
 }
@@ -21,6 +22,7 @@ impl Default for EventCounts {
             handled: AtomicU64::default(),
             redelivered: AtomicU64::default(),
             dead_lettered: AtomicU64::default(),
+            replayed: AtomicU64::default(),
             attached: AtomicBool::default(),
             lag: AtomicU64::new(UNKNOWN),
         }
@@ -41,6 +43,11 @@ impl EventCounts {
     /// Returns how many messages were copied to the dead letters.
     pub fn dead_lettered(&self) -> u64 {
         self.dead_lettered.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many events were applied again by a replay, because the database had lost them.
+    pub fn replayed(&self) -> u64 {
+        self.replayed.load(Ordering::Relaxed)
     }
 
     /// Returns whether the subscriber is attached to its stream.
@@ -66,6 +73,11 @@ impl EventCounts {
     /// Counts a message that was copied to the dead letters.
     pub fn count_dead_lettered(&self) {
         self.dead_lettered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an event that was applied again by a replay.
+    pub fn count_replayed(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sets whether the subscriber is attached.

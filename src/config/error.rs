@@ -1,6 +1,6 @@
 //! Errors of settings.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Why the settings cannot be used.
 #[allow(missing_docs)]
@@ -27,6 +27,12 @@ pub enum ConfigError {
     /// The URL may contain a password, so it is not shown.
     #[error("--database-url (LATCHKEY_DATABASE_URL) {0}")]
     DatabaseUrl(#[from] crate::store::DatabaseUrlError),
+    /// The lease is too short for PostgreSQL.
+    #[error(
+        "--max-staleness (LATCHKEY_MAX_STALENESS): is {max_staleness:?}; with PostgreSQL it must be at least 1s, and three \
+         times --revocation-poll (LATCHKEY_REVOCATION_POLL), which is {poll:?}"
+    )]
+    Lease { max_staleness: Duration, poll: Duration },
     /// The address can be reached from other machines, and nothing protects it.
     #[error(
         "{setting}: {addr} is not loopback, and callers are not authenticated; listen on 127.0.0.1 or [::1], or \

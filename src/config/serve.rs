@@ -13,12 +13,17 @@ use super::{
     load::parse,
     values::{duration, switch},
 };
-use crate::{credentials::HashLimits, token::Prefix, validation::ValidationLimits};
+use crate::{credentials::HashLimits, store::DatabaseUrl, token::Prefix, validation::ValidationLimits};
 
 /// Default address of the gRPC listener.
 pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
 /// Name of the default key ring file in the data folder.
 pub(crate) const KEY_RING: &str = "keyring.toml";
+
+/// The shortest lease with PostgreSQL. It must leave time for a renewal that is slow, and one more.
+const MIN_LEASE: Duration = Duration::from_secs(1);
+/// The shortest time that a read of the revocation log may take.
+const MIN_POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Settings of `latchkey serve`.
 #[derive(Args, Clone, Debug)]
@@ -111,8 +116,10 @@ pub struct Config {
         value_parser = duration::<10, 60_000>)]
     pub revocation_poll: Duration,
 
-    /// How long cached tokens are trusted while the revocation log is unreadable: 0s to 10m. After that, every
-    /// validation reads the database.
+    /// How long a replica may answer validations after it last read the revocation log and, with PostgreSQL, last
+    /// renewed its lease by a write: 0s to 10m. With PostgreSQL at least 1s, and three times the poll interval. After
+    /// that its answers are UNAVAILABLE (SQLite: read from the database). A revocation waits at most this long for a
+    /// replica that is paused or cut off.
     #[arg(long, env = "LATCHKEY_MAX_STALENESS", value_name = "DURATION", default_value = "5s",
         value_parser = duration::<0, 600_000>)]
     pub max_staleness: Duration,
@@ -149,8 +156,14 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Exposed`].
+    /// [`ConfigError::Exposed`], [`ConfigError::Lease`].
     pub fn check(&self) -> Result<(), ConfigError> {
+        let (max_staleness, poll) = (self.max_staleness, self.revocation_poll);
+        if matches!(self.database.url(), Ok(DatabaseUrl::Postgres(_)))
+            && max_staleness < MIN_LEASE.max(poll * 3)
+        {
+            return Err(ConfigError::Lease { max_staleness, poll });
+        }
         let addresses = [
             ("--grpc-addr (LATCHKEY_GRPC_ADDR)", self.grpc_addr),
             ("--http-addr (LATCHKEY_HTTP_ADDR)", self.http_addr),
@@ -167,6 +180,8 @@ impl Config {
             cache_entries: self.cache_entries,
             cold_lookups: usize::from(self.max_cold_lookups),
             max_staleness: self.max_staleness,
+            // So that one that hangs leaves time for another before the lease ends.
+            poll_timeout: self.database.database_timeout.min(self.max_staleness / 3).max(MIN_POLL_TIMEOUT),
         }
     }
 
@@ -188,7 +203,6 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::store::DatabaseUrl;
 
     fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
         Config::parse_from(std::iter::once("serve").chain(arguments.iter().copied()))

@@ -87,12 +87,17 @@ impl From<RegistryError> for Status {
             }
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
             RegistryError::Store(StoreError::Text) => Status::invalid_argument(message),
-            // The health check has logged the outage already.
-            RegistryError::Store(StoreError::Away) => unavailable(),
+            // The health check, and the task that renews the lease, have logged it already.
+            RegistryError::Store(StoreError::Away | StoreError::NoLease) => unavailable(),
+            RegistryError::Store(StoreError::FailedOver) => {
+                let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
+                Status::with_error_details(Code::Unavailable, message, details)
+            }
             RegistryError::Store(
                 StoreError::Unavailable(_)
                 | StoreError::Timeout
                 | StoreError::InRecovery
+                | StoreError::EpochChanged
                 | StoreError::Interrupted
                 | StoreError::File(_)
                 | StoreError::SchemaOutdated,

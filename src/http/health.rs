@@ -9,7 +9,7 @@ use axum::{
 };
 use chrono::TimeDelta;
 
-use crate::clock::{Clock, MAX_CLOCK_ERROR};
+use crate::clock::Clock;
 
 use super::{HttpState, problem::Problem};
 
@@ -27,10 +27,10 @@ pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
 }
 
 fn clock_warning(clock: &Clock) -> String {
-    let ahead = clock.system_ahead();
-    if ahead.abs() <= MAX_CLOCK_ERROR {
+    if !clock.system_is_wrong() {
         return String::new();
     }
+    let ahead = clock.system_ahead();
     let (by, side) =
         (ahead.abs().as_seconds_f64(), if ahead > TimeDelta::zero() { "ahead of" } else { "behind" });
     format!("warning: the clock of this machine is {by:.1} s {side} the database's\n")

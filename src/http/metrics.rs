@@ -3,7 +3,7 @@
 //! The counters live where their events happen and are gathered here on each request. No label holds the id of a user
 //! or of a token.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -11,12 +11,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prometheus::{
-    Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, TEXT_FORMAT, TextEncoder, core::Collector,
+    Counter, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, TEXT_FORMAT, TextEncoder, core::Collector,
     proto::MetricFamily,
 };
 
 use super::{HttpState, problem::Problem};
-use crate::{registry::Reason, telemetry::LOG_LINES_DROPPED};
+use crate::{
+    registry::{Reason, TokenRegistry},
+    telemetry::LOG_LINES_DROPPED,
+};
 
 /// The commit of this build, if the build sets the variable.
 const REVISION: &str = match option_env!("LATCHKEY_REVISION") {
@@ -38,6 +41,7 @@ pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
 fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let mut families = state.durations.collect();
     families.extend(validation(state)?);
+    families.extend(replicas(&state.registry)?);
     families.extend(events(state)?);
     families.extend(database(state)?);
     let info = GaugeVec::new(
@@ -56,7 +60,7 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
 
 fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let registry = &state.registry;
-    let memory = registry.cache_statistics();
+    let statistics = registry.statistics();
     let validations = IntCounterVec::new(
         Opts::new("latchkey_validations_total", "Bearer tokens that were validated, by outcome."),
         &["outcome"],
@@ -67,17 +71,17 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
     }
     Ok([
         validations.collect(),
-        counter("latchkey_cache_hits_total", "Validations answered from memory.", memory.hits)?,
+        counter("latchkey_cache_hits_total", "Validations answered from memory.", statistics.hits)?,
         counter(
             "latchkey_cache_misses_total",
             "Validations that looked the token up in the database.",
-            memory.misses,
+            statistics.misses,
         )?,
-        gauge("latchkey_cache_entries", "Tokens in memory.", memory.entries as f64)?,
+        gauge("latchkey_cache_entries", "Tokens in memory.", statistics.entries as f64)?,
         gauge(
             "latchkey_revocation_tail_lag_seconds",
             "Age of this replica's view of the revocation log.",
-            memory.tail_lag.as_secs_f64(),
+            statistics.tail_lag.as_secs_f64(),
         )?,
         gauge(
             "latchkey_clock_ahead_seconds",
@@ -89,6 +93,54 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
             "latchkey_argon2_waiting",
             "Secrets that wait for a run of argon2.",
             registry.argon2_waiting() as f64,
+        )?,
+    ]
+    .concat())
+}
+
+fn replicas(registry: &TokenRegistry) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let statistics = registry.statistics();
+    let age = statistics.oldest_renewal.map(|at| (registry.clock().now() - at).as_seconds_f64().max(0.0));
+    Ok([
+        gauge(
+            "latchkey_replicas",
+            "Replicas that are registered, this one included.",
+            (statistics.other_replicas + 1) as f64,
+        )?,
+        gauge(
+            "latchkey_lease_remaining_seconds",
+            "Time until this replica's lease ends unless it is renewed; 0 without a lease.",
+            statistics.lease.as_secs_f64(),
+        )?,
+        gauge(
+            "latchkey_oldest_lease_age_seconds",
+            "Longest time since another replica renewed its lease; 0 without other replicas.",
+            age.unwrap_or(0.0),
+        )?,
+        gauge(
+            "latchkey_revocation_waiting",
+            "Revocations that are committed and wait until every replica has seen them.",
+            statistics.waits.waiting as f64,
+        )?,
+        counter(
+            "latchkey_revocation_waits_total",
+            "Revocations that have waited until every replica had seen them.",
+            statistics.waits.waits,
+        )?,
+        seconds(
+            "latchkey_revocation_wait_seconds_total",
+            "Time that revocations have waited until every replica had seen them.",
+            statistics.waits.waited,
+        )?,
+        counter(
+            "latchkey_revocation_events_read_total",
+            "Events that were read from the revocation log.",
+            statistics.events_read,
+        )?,
+        counter(
+            "latchkey_epoch_changes_total",
+            "Failovers and restores of the database that were noticed.",
+            statistics.epoch_changes,
         )?,
     ]
     .concat())
@@ -111,6 +163,11 @@ fn events(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
             "latchkey_events_dead_lettered_total",
             "Messages that were stored as dead letters.",
             events.dead_lettered(),
+        )?,
+        counter(
+            "latchkey_events_replayed_total",
+            "Account events that were applied again because a failover or a restore had lost their effect.",
+            events.replayed(),
         )?,
     ]
     .concat();
@@ -151,6 +208,12 @@ fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
 fn counter(name: &str, help: &str, value: u64) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let counter = IntCounter::new(name, help)?;
     counter.inc_by(value);
+    Ok(counter.collect())
+}
+
+fn seconds(name: &str, help: &str, value: Duration) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let counter = Counter::new(name, help)?;
+    counter.inc_by(value.as_secs_f64());
     Ok(counter.collect())
 }
 

@@ -1,10 +1,11 @@
-//! The HTTP transport: account events, metrics and health. It translates, and holds no rule.
+//! The HTTP transport: account events, metrics, health and the list of replicas. It translates, and holds no rule.
 
 mod account_events;
 mod health;
 mod listener;
 mod metrics;
 mod problem;
+mod replicas;
 mod router;
 
 pub use self::router::{HttpLimits, HttpState, serve};

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, field::Empty};
 
-use super::{account_events, health, listener, metrics, problem::Problem};
+use super::{account_events, health, listener, metrics, problem::Problem, replicas};
 use crate::{
     account_events::EventCounts,
     registry::TokenRegistry,
@@ -76,6 +76,7 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .route("/replicas", get(replicas::show))
         .with_state(state)
 }
 

@@ -107,7 +107,8 @@ impl Handler {
         Ok(AckKind::Term)
     }
 
-    fn read(&self, delivery: &Delivery, id: &str) -> Result<UserDeleted, String> {
+    /// Reads the event of a message, or returns why it can never be read.
+    pub(super) fn read(&self, delivery: &Delivery, id: &str) -> Result<UserDeleted, String> {
         let Delivery { message, undeliverable } = delivery;
         if !subject::matches(&self.subject, &message.subject) {
             let subject = message.subject.as_str();

@@ -7,7 +7,9 @@ mod dead_letters;
 mod delivery;
 mod handler;
 mod header_block;
+mod raw_message;
 mod recovery;
+mod replay;
 mod subject;
 mod subscriber;
 

@@ -8,15 +8,17 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::{
     datetime::DateTime,
-    jetstream::{self, ErrorCode, consumer, response::Response, stream::RawMessage},
+    jetstream::{consumer, stream::RawMessage},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{consumer::MAX_ACK_PENDING, delivery::Delivery, handler::Handler, header_block::HeaderBlock};
+use super::{
+    consumer::MAX_ACK_PENDING,
+    handler::Handler,
+    raw_message::{fetch, into_delivery, permission},
+};
 
 /// Limits of one run. The next run continues where the last one ended.
 const MAX_FETCHED: usize = 1_000;
@@ -37,10 +39,9 @@ impl Recovery {
     /// Handles the messages that were delivered, are not acknowledged, and cannot be parsed by the client library.
     pub(super) async fn run(&mut self, handler: &Handler, info: &consumer::Info, in_flight: &TaskTracker) {
         if let Err(error) = self.try_run(handler, info, in_flight).await {
-            let subject = format!("$JS.API.STREAM.MSG.GET.{}", info.stream_name);
             tracing::error!(
                 %error,
-                subject,
+                subject = permission(&info.stream_name),
                 "cannot search for messages with damaged headers; they may stay unhandled. If the broker is up, \
                  allow the subscriber's user to publish to this subject"
             );
@@ -108,56 +109,13 @@ async fn handle(
     in_flight: &TaskTracker,
     raw: RawMessage,
 ) -> Result<bool, async_nats::Error> {
-    let Some(delivery) = undeliverable(handler, info, raw)? else { return Ok(true) };
+    // The broker identifies the delivery by the stream sequence alone.
+    let reply = format!("$JS.ACK.{}.{}.1.{}.0.0.0", info.stream_name, info.name, raw.sequence);
+    let delivery = into_delivery(raw, &handler.jetstream, Some(reply))?;
+    if delivery.undeliverable.is_none() {
+        return Ok(true);
+    }
     let handler = handler.clone();
     // In its own task, so that a lost connection does not cancel it.
     Ok(in_flight.spawn(async move { handler.handle(delivery).await }).await?)
-}
-
-/// Returns the message as a delivery if the client library cannot deliver it.
-fn undeliverable(
-    handler: &Handler,
-    info: &consumer::Info,
-    raw: RawMessage,
-) -> Result<Option<Delivery>, async_nats::Error> {
-    let block = raw.headers.map(|block| BASE64_STANDARD.decode(block)).transpose()?;
-    let HeaderBlock { headers, damaged } = block.as_deref().map(HeaderBlock::read).unwrap_or_default();
-    // The broker accepts white space outside ASCII, and bytes that are not UTF-8, which JSON replaces by U+FFFD.
-    let odd_subject = raw.subject.contains(|letter: char| letter.is_whitespace() || letter == '\u{fffd}');
-    if !damaged && !odd_subject {
-        return Ok(None);
-    }
-    let block = block.unwrap_or_default();
-    let payload = BASE64_STANDARD.decode(raw.payload)?;
-    // The broker identifies the delivery by the stream sequence alone.
-    let reply = format!("$JS.ACK.{}.{}.1.{}.0.0.0", info.stream_name, info.name, raw.sequence);
-    let message = async_nats::Message {
-        subject: raw.subject.into(),
-        reply: Some(reply.into()),
-        length: payload.len() + block.len(),
-        payload: payload.into(),
-        headers: Some(headers),
-        status: None,
-        description: None,
-    };
-    let message = jetstream::Message { message, context: handler.jetstream.clone() };
-    Ok(Some(Delivery { message, undeliverable: Some(block) }))
-}
-
-#[derive(Deserialize)]
-struct Found {
-    message: RawMessage,
-}
-
-/// Fetches a message as JSON. Returns `None` if the stream has no such message.
-async fn fetch(
-    jetstream: &jetstream::Context,
-    stream: &str,
-    request: serde_json::Value,
-) -> Result<Option<RawMessage>, async_nats::Error> {
-    match jetstream.request(format!("STREAM.MSG.GET.{stream}"), &request).await? {
-        Response::Ok::<Found>(found) => Ok(Some(found.message)),
-        Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-        Response::Err { error } => Err(error.into()),
-    }
 }

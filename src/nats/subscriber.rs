@@ -22,6 +22,7 @@ use super::{
     delivery::Delivery,
     handler::Handler,
     recovery::Recovery,
+    replay,
 };
 use crate::{account_events::EventCounts, registry::TokenRegistry};
 
@@ -139,7 +140,7 @@ impl Subscriber {
         } else {
             jetstream.get_stream(&settings.stream).await?
         };
-        let consumer = consumer::find_or_create(&stream, settings).await?;
+        let mut consumer = consumer::find_or_create(&stream, settings).await?;
         let handler = Handler {
             jetstream: jetstream.clone(),
             registry: Arc::clone(&self.registry),
@@ -148,6 +149,7 @@ impl Subscriber {
             // From the consumer, not from our settings: an existing consumer keeps its own value.
             timeout: consumer.cached_info().config.ack_wait.max(MIN_TIMEOUT),
         };
+        replay::skip_if_new(&handler, &mut consumer).await;
         self.recovery.run(&handler, consumer.cached_info(), in_flight).await;
         let messages = consumer.stream().max_messages_per_batch(CONCURRENCY).expires(PULL_EXPIRY);
         let messages = messages.heartbeat(HEARTBEAT).messages().await?;
@@ -161,11 +163,13 @@ impl Subscriber {
         let check_interval = CHECK_INTERVAL.min(handler.timeout / 3);
         // Concurrent with the messages, so that a slow answer does not delay them.
         let check = check(consumer, &handler, &mut self.recovery, check_interval, in_flight);
+        let replay = replay::run(&handler, &self.settings.stream);
         tokio::select! {
             () = self.stop.cancelled() => None,
             _ = self.connection.disconnected.changed() => Some("the connection was lost".into()),
             error = receive(messages, &handler, in_flight) => Some(error),
             error = check => Some(error),
+            never = replay => match never {},
         }
     }
 }

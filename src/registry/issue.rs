@@ -65,7 +65,11 @@ impl TokenRegistry {
         // Before the lock is taken: a hash takes longer than all the rest.
         let credentials = self.verifier.make(&bearer).await?;
         let id = bearer.id();
-        let token = self.store.write(|gate| issuance.run(gate, id, credentials)).await?;
+        let (token, epoch) = self.store.write(|gate| issuance.run(gate, id, credentials)).await?;
+        if token.id != id {
+            // The earlier secret is dead on all replicas when the call returns, and the new one works on all.
+            self.authenticator.all_have_seen(epoch).await?;
+        }
         // A repeated request keeps the id of its token.
         let bearer = bearer.with_id(token.id);
         Ok(Issued { secret: bearer.reveal(&self.prefix), token })
@@ -143,13 +147,13 @@ impl Issuance {
     }
 
     /// Issues the token, or gives the one of the same request another secret. Decides once more, since only under the lock
-    /// nothing can change any more.
+    /// nothing can change any more. Returns the token and the epoch of the transaction.
     async fn run(
         self,
         gate: CommitGate,
         id: Uuid,
         credentials: (SecretHash, Option<Tag>),
-    ) -> Result<Token, RegistryError> {
+    ) -> Result<(Token, Option<Uuid>), RegistryError> {
         let transaction = self.store.begin().await?;
         if transaction.lock_account(&self.new.user_id).await?.is_some() {
             return Err(RegistryError::UserDeleted);
@@ -186,7 +190,7 @@ impl Issuance {
         gate: &CommitGate,
         token: Token,
         (hash, tag): (SecretHash, Option<Tag>),
-    ) -> Result<Token, RegistryError> {
+    ) -> Result<(Token, Option<Uuid>), RegistryError> {
         let at = token.created_at;
         let most = self.limits.max_kept();
         self.check(transaction.obstacles(&token.user_id, &token.name, at, most).await?, at)?;
@@ -196,7 +200,8 @@ impl Issuance {
             let request = CreateRequest { user_id, request_id, token_id: token.id, content, at };
             transaction.put_request(request).await?;
         }
-        transaction.record(by_user(EventKind::TokenIssued, &token.user_id, token.id, at)).await?;
+        let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, at);
+        let epoch = transaction.record(event).await?;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);
         match transaction.commit(gate).await {
             Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
@@ -205,6 +210,6 @@ impl Issuance {
                 return Err(error.into());
             }
         }
-        Ok(token)
+        Ok((token, epoch))
     }
 }

@@ -4,6 +4,7 @@ mod error;
 mod issue;
 mod list;
 mod repeat;
+mod replays;
 mod revoke;
 mod token_registry;
 mod validate;

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::{
     RegistryError,
@@ -51,7 +52,7 @@ impl Issuance {
         if used || earlier.revoked || token.is_expired(now) { Err(done) } else { Ok(token) }
     }
 
-    /// Gives the token another secret.
+    /// Gives the token another secret. Returns it and the epoch of the transaction.
     pub(super) async fn replace_secret(
         &self,
         transaction: WriteTransaction,
@@ -59,14 +60,14 @@ impl Issuance {
         token: Token,
         (hash, tag): (SecretHash, Option<Tag>),
         now: DateTime<Utc>,
-    ) -> Result<Token, RegistryError> {
+    ) -> Result<(Token, Option<Uuid>), RegistryError> {
         // The account's lock does not keep others from revoking the token or writing its use, so the statement checks both
         // once more.
         if !transaction.replace_secret(token.id, &hash, tag).await? {
             return Err(RegistryError::RequestDone { token_id: token.id });
         }
         let kind = EventKind::TokenSecretReplaced;
-        transaction.record(by_user(kind, &token.user_id, token.id, now)).await?;
+        let epoch = transaction.record(by_user(kind, &token.user_id, token.id, now)).await?;
         let committed = transaction.commit(gate).await;
         // Also when it is not known whether it was committed.
         self.authenticator.evict(&Eviction::Token(token.id));
@@ -78,7 +79,7 @@ impl Issuance {
                 return Err(error.into());
             }
         }
-        Ok(token)
+        Ok((token, epoch))
     }
 }
 

@@ -12,8 +12,9 @@ use crate::{
 };
 
 impl TokenRegistry {
-    /// Revokes one token of the user. With `allow_missing` it succeeds also when the user has no such token or it is
-    /// revoked already, so that a caller whose answer was lost can repeat the call.
+    /// Revokes one token of the user. When it returns, no replica accepts the token any more. With `allow_missing` it
+    /// succeeds also when the user has no such token or it is revoked already, so that a caller whose answer was lost can
+    /// repeat the call.
     ///
     /// # Errors
     ///
@@ -25,9 +26,13 @@ impl TokenRegistry {
             let now = clock.now();
             let transaction = store.begin().await?;
             if !transaction.revoke_token(&user, id, now).await? {
-                return if allow_missing { Ok(()) } else { Err(RegistryError::NotFound) };
+                return if allow_missing {
+                    Ok(transaction.epoch().await?)
+                } else {
+                    Err(RegistryError::NotFound)
+                };
             }
-            transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
+            let epoch = transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
             let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Token(id));
@@ -38,13 +43,16 @@ impl TokenRegistry {
                     tracing::warn!(user_id, %token_id, %error, "not known whether the token is revoked");
                 }
             }
-            Ok(committed?)
+            committed?;
+            Ok(epoch)
         };
-        self.store.write(revoke).await
+        let epoch = self.store.write::<_, RegistryError, _>(revoke).await?;
+        Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 
     /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
-    /// issued again. Doing it twice changes nothing. `actor` and `event_id` go into the audit log.
+    /// issued again. When it returns, no replica accepts any of them. Doing it twice changes nothing. `actor` and
+    /// `event_id` go into the audit log.
     ///
     /// # Errors
     ///
@@ -62,7 +70,7 @@ impl TokenRegistry {
         let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
-                return Ok(());
+                return Ok(transaction.epoch().await?);
             }
             let now = clock.now();
             transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;
@@ -70,7 +78,7 @@ impl TokenRegistry {
             let (actor, event_id) = (actor.as_str(), event_id.as_str());
             let event =
                 Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
-            transaction.record(event).await?;
+            let epoch = transaction.record(event).await?;
             let committed = transaction.commit(&gate).await;
             // Also when it is not known whether it was committed.
             authenticator.evict(&Eviction::Account(user.clone()));
@@ -81,8 +89,11 @@ impl TokenRegistry {
                     tracing::warn!(user_id, event_id, %error, "not known whether the user is deleted");
                 }
             }
-            Ok(committed?)
+            committed?;
+            Ok(epoch)
         };
-        self.store.write(delete).await
+        let epoch = self.store.write::<_, RegistryError, _>(delete).await?;
+        // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
+        Ok(self.authenticator.all_have_seen(epoch).await?)
     }
 }

@@ -9,9 +9,9 @@ use super::{RegistryError, validate::Outcomes};
 use crate::{
     clock::Clock,
     credentials::SecretVerifier,
-    store::{Event, EventKind, Store},
+    store::{Event, EventKind, Replicas, Store},
     token::{Prefix, UserId},
-    validation::{Authenticator, CacheStatistics, LastUsed, RevocationTail, ValidationLimits},
+    validation::{Authenticator, LastUsed, RevocationTail, ValidationLimits, ValidationStatistics},
 };
 
 /// Issues, lists, revokes and validates tokens.
@@ -71,14 +71,43 @@ impl TokenRegistry {
         self.verifier.argon2_waiting()
     }
 
-    /// What the memory of verified tokens has done since the start.
-    pub fn cache_statistics(&self) -> CacheStatistics {
+    /// What validation has done since the start.
+    pub fn statistics(&self) -> ValidationStatistics {
         self.authenticator.statistics()
     }
 
     /// What makes this replica see what others revoke.
     pub fn revocation_tail(&self) -> RevocationTail {
         self.authenticator.revocation_tail(self.clock.clone())
+    }
+
+    /// Whether validations can be answered: with PostgreSQL, only while this replica has a lease.
+    pub fn can_validate(&self) -> bool {
+        self.authenticator.can_answer()
+    }
+
+    /// The id of this replica, a new one at each start.
+    pub fn replica_id(&self) -> Uuid {
+        self.authenticator.replica_id()
+    }
+
+    /// Every replica of the service.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn replicas(&self) -> Result<Replicas, RegistryError> {
+        // No replica has this id.
+        Ok(self.store.replicas_except(Uuid::nil()).await?)
+    }
+
+    /// Removes this replica, which must answer no more validations, from those that revocations wait for.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database; revocations then wait until the lease has ended.
+    pub async fn deregister(&self) -> Result<(), RegistryError> {
+        Ok(self.authenticator.deregister().await?)
     }
 
     /// Writes when tokens were last used.

@@ -1,6 +1,9 @@
 //! Whether this replica can answer, as health and readiness tell it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -9,18 +12,20 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     grpc::{LIVENESS, TOKEN_SERVICE},
     nats::USER_EVENTS,
+    registry::TokenRegistry,
     store::{Store, StoreError},
 };
 
 /// How often the database is checked, and how long it has for an answer.
 const INTERVAL: Duration = Duration::from_millis(500);
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to prepare the database.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Checks the database again and again, prepares it if it was out of reach at the start, and reports both.
 pub(super) struct DatabaseWatch {
     store: Store,
+    registry: Arc<TokenRegistry>,
     health: HealthReporter,
     /// Why no calls should be sent here, if there is a reason.
     unready: watch::Sender<Option<String>>,
@@ -33,6 +38,7 @@ pub(super) struct DatabaseWatch {
 impl DatabaseWatch {
     pub(super) async fn new(
         store: Store,
+        registry: Arc<TokenRegistry>,
         health: HealthReporter,
         unready: watch::Sender<Option<String>>,
         prepared: bool,
@@ -41,7 +47,15 @@ impl DatabaseWatch {
             unready.send_replace(Some(StoreError::Away.to_string()));
         }
         report(&health, prepared).await;
-        Self { store, health, unready, serving: prepared, prepared, retry: (Instant::now(), INTERVAL) }
+        Self {
+            store,
+            registry,
+            health,
+            unready,
+            serving: prepared,
+            prepared,
+            retry: (Instant::now(), INTERVAL),
+        }
     }
 
     /// Runs until `stop`; then nothing is served any more.
@@ -71,21 +85,31 @@ impl DatabaseWatch {
 
     async fn check(&mut self) -> Result<(), StoreError> {
         let checked = self.store.check(TIMEOUT).await;
-        let lacks_migrations = matches!(checked, Err(StoreError::SchemaOutdated));
+        if self.must_prepare(&checked) {
+            self.prepare().await?;
+        } else {
+            checked?;
+        }
+        if self.registry.can_validate() { Ok(()) } else { Err(StoreError::NoLease) }
+    }
+
+    fn must_prepare(&self, checked: &Result<(), StoreError>) -> bool {
         // Once only: a database that loses its schema later needs a person.
         if self.prepared || checked.as_ref().is_err_and(StoreError::is_outage) {
-            return checked;
+            return false;
         }
-        if !lacks_migrations || self.retry.0 <= Instant::now() {
-            let (_, pause) = self.retry;
-            self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
-            self.store.prepare().await.inspect_err(|error| {
-                tracing::warn!(database = self.store.location(), %error, ?pause, "the database is not prepared");
-            })?;
-            self.prepared = true;
-            return Ok(());
-        }
-        checked
+        let lacks_migrations = matches!(checked, Err(StoreError::SchemaOutdated));
+        !lacks_migrations || self.retry.0 <= Instant::now()
+    }
+
+    async fn prepare(&mut self) -> Result<(), StoreError> {
+        let (_, pause) = self.retry;
+        self.retry = (Instant::now() + pause, (pause * 2).min(MAX_PAUSE));
+        self.store.prepare().await.inspect_err(|error| {
+            tracing::warn!(database = self.store.location(), %error, ?pause, "the database is not prepared");
+        })?;
+        self.prepared = true;
+        Ok(())
     }
 }
 

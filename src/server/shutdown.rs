@@ -34,6 +34,7 @@ impl Service {
         // After the last call, so that its use is written.
         let bound = config.database.database_timeout;
         bounded(bound, "last uses were not written", self.registry.flush_last_used()).await;
+        bounded(bound, "other replicas wait for the lease of this one", self.registry.deregister()).await;
         bounded(bound, "the database was not closed in order", self.store.close()).await;
         ended
     }

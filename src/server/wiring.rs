@@ -101,14 +101,16 @@ impl Server {
         ));
         let mut tail = registry.revocation_tail();
         if is_prepared && let Err(error) = tail.poll_once().await {
-            tracing::warn!(%error, "the revocation log cannot be read; every validation asks the database");
+            tracing::warn!(%error, "the revocation log cannot be read yet");
         }
 
         let stop = CancellationToken::new();
         let health = HealthReporter::new();
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (unready, watched) = watch::channel(None);
-        let watch = DatabaseWatch::new(store.clone(), health.clone(), unready, is_prepared).await;
+        let watch =
+            DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
+                .await;
         let state = HttpState {
             registry: Arc::clone(&registry),
             store: store.clone(),

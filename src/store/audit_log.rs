@@ -1,16 +1,10 @@
 //! The audit log: every change, written in the transaction that makes it.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ActiveValue::{NotSet, Set},
-    EntityTrait as _,
-};
+use sea_orm::{ConnectionTrait as _, Statement};
 use uuid::Uuid;
 
-use super::{
-    StoreError, WriteTransaction,
-    entity::token_events::{ActiveModel, Entity},
-};
+use super::{StoreError, WriteTransaction, revocation_log::EPOCH};
 use crate::token::UserId;
 
 /// What happened.
@@ -55,22 +49,27 @@ pub struct Event<'a> {
 }
 
 impl WriteTransaction {
-    /// Adds an event to the audit log.
+    /// Adds an event to the audit log, and returns the epoch of the server; see
+    /// [`LogHead::epoch`](super::LogHead::epoch).
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn record(&self, event: Event<'_>) -> Result<(), StoreError> {
-        let row = ActiveModel {
-            id: NotSet,
-            at: Set(event.at),
-            kind: Set(event.kind.as_str().to_owned()),
-            token_id: Set(event.token_id),
-            user_id: Set(event.user_id.as_str().to_owned()),
-            actor: Set(event.actor.to_owned()),
-            reason: Set(event.reason.map(str::to_owned)),
-        };
-        self.run(Entity::insert(row).exec_without_returning(&self.inner)).await?;
-        Ok(())
+    pub async fn record(&self, event: Event<'_>) -> Result<Option<Uuid>, StoreError> {
+        let sql = format!(
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor, reason) \
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING {EPOCH}"
+        );
+        let values = [
+            event.at.into(),
+            event.kind.as_str().into(),
+            event.token_id.into(),
+            event.user_id.as_str().into(),
+            event.actor.into(),
+            event.reason.into(),
+        ];
+        let insert = Statement::from_sql_and_values(self.inner.get_database_backend(), sql, values);
+        let row = self.run(self.inner.query_one_raw(insert)).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
     }
 }

@@ -97,12 +97,8 @@ impl PoolLimits {
     }
 }
 
-/// How long the main pool waits for the answer to a ping: one connection that hangs must not cost a call all its time.
+/// How long the answer to a ping is waited for: one connection that hangs must not cost a call all its time.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the connection that reads the revocation log is waited for, and its ping. They are short, so that a replica
-/// that was cut off is back within a second after the database is.
-const LOG_TIMEOUT: Duration = Duration::from_millis(400);
-const LOG_PING_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Store {
     /// Opens the database at `url`; SQLite's file is made when it is missing. PostgreSQL is not contacted yet: see
@@ -167,6 +163,8 @@ async fn connect_when_free(
 /// One connection and a spare. sqlx pings a connection on its way back to the pool without a bound; one that begins to hang
 /// at that very moment is lost to the pool until TCP gives up on it.
 const WITH_SPARE: u32 = 2;
+/// Reading the log, listening for other replicas, waiting for them, and a spare.
+const LOG_CONNECTIONS: u32 = 4;
 
 fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     let bound = limits.timeout.as_millis().to_string();
@@ -176,17 +174,17 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
     let reachability = Arc::new(Reachability::new());
-    let open = |limits, ping| {
-        let pool = pool::postgres(limits, ping, Arc::clone(&reachability));
+    let open = |limits| {
+        let pool = pool::postgres(limits, PING_TIMEOUT, Arc::clone(&reachability));
         SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options.clone()))
     };
-    let main = open(limits, PING_TIMEOUT);
-    let log = PoolLimits { connections: WITH_SPARE, timeout: LOG_TIMEOUT.min(limits.timeout) };
+    let main = open(limits);
+    let pool = |connections| open(PoolLimits { connections, ..limits });
     Store {
         writes: main.clone(),
         reads: main,
-        log: open(log, LOG_PING_TIMEOUT),
-        health: open(PoolLimits { connections: WITH_SPARE, ..limits }, PING_TIMEOUT),
+        log: pool(LOG_CONNECTIONS),
+        health: pool(WITH_SPARE),
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(limits.connections as usize)),

@@ -47,6 +47,12 @@ impl Store {
         }
     }
 
+    /// Has connections from before this moment replaced before they are used again: the server that they lead to may have
+    /// been replaced.
+    pub fn discard_connections(&self) {
+        self.reachability.distrust_older_connections();
+    }
+
     /// Closes all connections once they are idle; later calls fail.
     ///
     /// # Errors

@@ -71,25 +71,3 @@ pub(super) mod create_requests {
 
     impl ActiveModelBehavior for ActiveModel {}
 }
-
-pub(super) mod token_events {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, DeriveEntityModel)]
-    #[sea_orm(table_name = "token_events")]
-    pub struct Model {
-        #[sea_orm(primary_key)]
-        pub id: i64,
-        pub at: DateTimeUtc,
-        pub kind: String,
-        pub token_id: Option<Uuid>,
-        pub user_id: String,
-        pub actor: String,
-        pub reason: Option<String>,
-    }
-
-    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}

@@ -16,6 +16,16 @@ pub enum StoreError {
     /// It is a standby, which may lack revocations: a later try may reach the primary.
     #[error("the database server is in recovery, and may lack the latest revocations")]
     InRecovery,
+    /// A failover came in between, or the pool still has connections to the server that was replaced: a later try may
+    /// succeed.
+    #[error("the database server is of another epoch: it crashed, failed over or was restored")]
+    EpochChanged,
+    /// The database crashed, or another server has taken over, and the change may have been lost with the earlier one: do it again.
+    #[error("the database failed over before every replica had seen the change, which may be lost")]
+    FailedOver,
+    /// This replica's lease has ended, so it may lack revocations: a later try may succeed.
+    #[error("this replica could not renew its lease: the database cannot be read, or not be written to")]
+    NoLease,
     /// It did not answer in time: a later try may succeed.
     #[error("the database did not answer in time")]
     Timeout,
@@ -47,7 +57,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a later try may succeed because the database, or the way to it, is what failed.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Away | Self::InRecovery | Self::Timeout)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Away | Self::InRecovery | Self::EpochChanged | Self::Timeout
+        )
     }
 
     pub(super) fn file(error: io::Error) -> Self {
@@ -75,7 +88,9 @@ impl From<DbErr> for StoreError {
             let passing = matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_));
             return if passing { Self::Unavailable(error) } else { Self::Refused(error) };
         };
-        if is_passing(cause) {
+        if is_in_recovery(cause) {
+            Self::InRecovery
+        } else if is_passing(cause) {
             Self::Unavailable(error)
         } else if is_unstorable_text(cause) {
             Self::Text
@@ -95,6 +110,11 @@ impl From<sqlx::Error> for StoreError {
 fn is_unstorable_text(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("22021" | "22P05"))
+}
+
+/// SQLSTATE feature_not_supported: a standby does not have unlogged tables. No statement of ours meets it otherwise.
+fn is_in_recovery(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("0A000")
 }
 
 fn is_passing(error: &sqlx::Error) -> bool {

@@ -8,9 +8,13 @@ mod database;
 mod entity;
 mod error;
 mod health;
+mod log_position;
 mod pool;
 mod prepare;
 mod reachability;
+mod renewal;
+mod replays;
+mod replicas;
 mod revocation_log;
 mod token_lookup;
 mod tokens;
@@ -23,6 +27,8 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
+    renewal::Renewer,
+    replicas::{Change, Replica, Replicas},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},

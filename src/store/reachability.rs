@@ -13,7 +13,7 @@ use super::StoreError;
 pub(super) struct Reachability {
     start: Instant,
     away: AtomicBool,
-    /// When the last outage ended, in milliseconds since `start`; 0 if there was none.
+    /// When the last outage or failover ended, in milliseconds since `start`; 0 if there was none.
     recovered_at: AtomicU64,
 }
 
@@ -33,13 +33,17 @@ impl Reachability {
         if !reachable {
             self.away.store(true, Ordering::Release);
         } else if self.away.load(Ordering::Acquire) {
-            let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.recovered_at.store(now.max(1), Ordering::Release);
+            self.distrust_older_connections();
             self.away.store(false, Ordering::Release);
         }
     }
 
-    /// Whether an outage ended less than `age` ago.
+    pub(super) fn distrust_older_connections(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.recovered_at.store(now.max(1), Ordering::Release);
+    }
+
+    /// Whether an outage or a failover ended less than `age` ago.
     pub(super) fn had_outage_within(&self, age: Duration) -> bool {
         let recovered_at = self.recovered_at.load(Ordering::Acquire);
         recovered_at > 0 && self.start.elapsed().saturating_sub(Duration::from_millis(recovered_at)) < age

@@ -5,13 +5,15 @@
 //! transactions that have completed since: none is missed, however long a transaction or its COMMIT took, and none is
 //! read twice. On SQLite there is one writer, and ids become visible in their order.
 
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{Store, StoreError, audit_log::EventKind};
+use super::{
+    Store, StoreError,
+    audit_log::EventKind,
+    log_position::{MAX_BEHIND, Position},
+};
 use crate::token::UserId;
 
 /// A state of the log: all events that were visible at one moment.
@@ -19,17 +21,20 @@ use crate::token::UserId;
 pub struct LogHead {
     /// The greatest id; 0 for an empty log.
     last_id: i64,
-    /// What was visible, on PostgreSQL.
-    snapshot: Option<Snapshot>,
-    /// Which history of the database it belongs to, on PostgreSQL.
-    epoch: Option<Epoch>,
+    pub(super) position: Position,
+    /// Which history of the database it belongs to: an id that PostgreSQL loses in a crash, a failover and a restore. `None`
+    /// until a replica registers after that. Commits of the earlier epoch may be missing from the later one, and
+    /// transaction ids may be used again.
+    pub epoch: Option<Uuid>,
     /// The database's clock at the read; `None` with SQLite, which uses the system's clock.
     pub time: Option<DateTime<Utc>>,
+    /// Whether the replica that reads it has a row of this epoch in `replicas`.
+    pub is_registered: bool,
+    /// How many other replicas have one.
+    pub other_replicas: u64,
+    /// When the one of them renewed its lease that has not done so for the longest time.
+    pub oldest_renewal: Option<DateTime<Utc>>,
 }
-
-/// A history of a cluster: its system identifier, and its timeline as the names of WAL files begin. It changes with a
-/// failover and with a restore; commits of the earlier history may be missing from the later one.
-type Epoch = (i64, String);
 
 /// What an event takes access from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,93 +45,64 @@ pub enum Eviction {
     Account(UserId),
 }
 
-/// The most events, and the most transactions, that one read covers. With more to catch up on, it is quicker to look up
-/// again what is still used.
-const MAX_BEHIND: usize = 10_000;
+const OTHER_REPLICAS: &str = "(SELECT count(*) FROM replicas WHERE id <> $1), \
+                              (SELECT min(renewed_at) FROM replicas WHERE id <> $1)";
 
-/// A snapshot in the text form of `pg_current_snapshot()`: `xmin:xmax:xip,xip,…` (PostgreSQL manual, 9.27.5).
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Snapshot {
-    /// One above the greatest id of a transaction that had completed.
-    xmax: u64,
-    /// The transactions below `xmax` that had not.
-    in_progress: Vec<u64>,
-}
-
-impl FromStr for Snapshot {
-    type Err = DbErr;
-
-    fn from_str(text: &str) -> Result<Self, DbErr> {
-        let parse = || {
-            let mut parts = text.splitn(3, ':');
-            let (_xmin, xmax, xip) = (parts.next()?, parts.next()?, parts.next()?);
-            let xip = xip.split(',').filter(|id| !id.is_empty());
-            let in_progress = xip.map(str::parse).collect::<Result<_, _>>().ok()?;
-            Some(Self { xmax: xmax.parse().ok()?, in_progress })
-        };
-        parse().ok_or_else(|| DbErr::Type(format!("{text:?} is not a snapshot")))
-    }
-}
-
-/// One statement, so that the snapshot and the epoch belong together. The time is that of the answer, not of its plan.
-const POSTGRES_HEAD: &str = "SELECT (SELECT max(id) FROM token_events), pg_is_in_recovery(), \
-                             pg_current_snapshot()::text, \
-                             (SELECT system_identifier FROM pg_control_system()), \
-                             CASE WHEN pg_is_in_recovery() THEN '' \
-                             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
-                             clock_timestamp()";
-
-impl Snapshot {
-    /// The transactions that have completed after `earlier` was taken and before this one was; `None` if there are too
-    /// many.
-    fn completed_since(&self, earlier: &Self) -> Option<Vec<u64>> {
-        let new = earlier.xmax..self.xmax;
-        if new.end.saturating_sub(new.start) > MAX_BEHIND as u64 {
-            return None;
-        }
-        let mut completed: Vec<u64> = earlier.in_progress.iter().copied().chain(new).collect();
-        completed.retain(|id| !self.in_progress.contains(id));
-        Some(completed)
-    }
-}
+/// The epoch of the server; NULL if it has none yet. Fails in recovery, because the table is unlogged.
+pub(super) const EPOCH: &str = "(SELECT id FROM epoch)";
 
 impl LogHead {
     /// Whether this state of the log can have come after `earlier`, with nothing of it lost. After a failover or a restore
     /// it has not.
     fn continues(&self, earlier: &Self) -> bool {
-        let xmax = |head: &Self| head.snapshot.as_ref().map_or(0, |snapshot| snapshot.xmax);
-        self.epoch == earlier.epoch && self.last_id >= earlier.last_id && xmax(self) >= xmax(earlier)
+        self.epoch == earlier.epoch
+            && self.last_id >= earlier.last_id
+            && self.position.covers(&earlier.position)
+    }
+
+    /// Whether something became visible since `earlier`.
+    pub fn is_ahead_of(&self, earlier: &Self) -> bool {
+        !earlier.position.covers(&self.position)
     }
 }
 
 impl Store {
-    /// The present state of the log.
+    /// The present state of the log, as the replica `reader` reads it.
     ///
     /// # Errors
     ///
     /// See [`StoreError`]; of a standby [`StoreError::InRecovery`].
-    pub async fn log_head(&self) -> Result<LogHead, StoreError> {
+    pub async fn log_head(&self, reader: Uuid) -> Result<LogHead, StoreError> {
         let backend = self.log.get_database_backend();
-        let sql = match backend {
-            DbBackend::Sqlite => "SELECT max(id) FROM token_events",
-            _ => POSTGRES_HEAD,
+        // The time is that of the answer, not of its plan.
+        let postgres = match backend {
+            DbBackend::Sqlite => "",
+            _ => ", pg_current_snapshot()::text, clock_timestamp()",
         };
-        let row = self.log.query_one_raw(Statement::from_string(backend, sql)).await?;
+        // One statement, so that all of it belongs together.
+        let sql = format!(
+            "SELECT (SELECT max(id) FROM token_events), server.epoch, \
+             EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch = server.epoch), {OTHER_REPLICAS}{postgres} \
+             FROM (SELECT {EPOCH} AS epoch) AS server"
+        );
+        let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
+        let row = self.log.query_one_raw(read).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
         let last_id = row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0);
-        if backend == DbBackend::Sqlite {
-            return Ok(LogHead { last_id, snapshot: None, epoch: None, time: None });
-        }
-        if row.try_get_by_index(1)? {
-            return Err(StoreError::InRecovery);
-        }
-        let snapshot = row.try_get_by_index::<String>(2)?.parse()?;
-        Ok(LogHead {
+        let mut head = LogHead {
             last_id,
-            snapshot: Some(snapshot),
-            epoch: Some((row.try_get_by_index(3)?, row.try_get_by_index(4)?)),
-            time: Some(row.try_get_by_index(5)?),
-        })
+            position: Position::Id(last_id),
+            epoch: row.try_get_by_index(1)?,
+            time: None,
+            is_registered: row.try_get_by_index(2)?,
+            other_replicas: row.try_get_by_index::<i64>(3)?.unsigned_abs(),
+            oldest_renewal: row.try_get_by_index(4)?,
+        };
+        if backend == DbBackend::Postgres {
+            head.position = Position::parse(&row.try_get_by_index::<String>(5)?)?;
+            head.time = Some(row.try_get_by_index(6)?);
+        }
+        Ok(head)
     }
 
     /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
@@ -134,13 +110,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`].
+    /// See [`StoreError`]; [`StoreError::EpochChanged`] if the server that is asked is not the one of `to`.
     pub async fn evictions(&self, from: &LogHead, to: &LogHead) -> Result<Option<Vec<Eviction>>, StoreError> {
         if !to.continues(from) {
             return Ok(None);
         }
-        let (condition, values) = match (&from.snapshot, &to.snapshot) {
-            (Some(from), Some(to)) => {
+        let (condition, values) = match (&from.position, &to.position) {
+            (Position::Snapshot(from), Position::Snapshot(to)) => {
                 let Some(completed) = to.completed_since(from) else { return Ok(None) };
                 if completed.is_empty() {
                     return Ok(Some(Vec::new()));
@@ -151,99 +127,57 @@ impl Store {
             _ if from.last_id == to.last_id => return Ok(Some(Vec::new())),
             _ => ("id > $1 AND id <= $2", vec![from.last_id.into(), to.last_id.into()]),
         };
+        // The epoch comes also without an event: another connection may lead to a server that was replaced, and lacks
+        // events.
         let sql = format!(
-            "SELECT token_id, user_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}",
+            "SELECT server.epoch, events.user_id, events.token_id FROM (SELECT {EPOCH} AS epoch) AS server \
+             LEFT JOIN (SELECT user_id, token_id FROM token_events WHERE {condition} AND kind <> '{}' LIMIT {}) \
+             AS events ON TRUE",
             EventKind::TokenIssued.as_str(),
             MAX_BEHIND + 1
         );
         let read = Statement::from_sql_and_values(self.log.get_database_backend(), sql, values);
         let rows = self.log.query_all_raw(read).await?;
+        let server: Option<Uuid> = rows.first().map(|row| row.try_get_by_index(0)).transpose()?.flatten();
+        if server != to.epoch {
+            return Err(StoreError::EpochChanged);
+        }
         if rows.len() > MAX_BEHIND {
             return Ok(None);
         }
-        Ok(Some(rows.iter().map(eviction).collect::<Result<_, _>>()?))
+        Ok(Some(rows.iter().filter_map(|row| eviction(row).transpose()).collect::<Result<_, _>>()?))
     }
 }
 
-fn eviction(row: &QueryResult) -> Result<Eviction, DbErr> {
-    let token: Option<Uuid> = row.try_get_by_index(0)?;
-    Ok(match token {
+fn eviction(row: &QueryResult) -> Result<Option<Eviction>, DbErr> {
+    let Some(user) = row.try_get_by_index::<Option<String>>(1)? else { return Ok(None) };
+    Ok(Some(match row.try_get_by_index::<Option<Uuid>>(2)? {
         Some(token) => Eviction::Token(token),
-        None => Eviction::Account(UserId::from_stored(row.try_get_by_index(1)?)),
-    })
+        None => Eviction::Account(UserId::from_stored(user)),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn snapshot(text: &str) -> Snapshot {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_snapshot_is_read_in_its_text_form_only() {
-        assert_eq!(snapshot("10:20:10,14"), Snapshot { xmax: 20, in_progress: vec![10, 14] });
-        assert_eq!(snapshot("20:20:"), Snapshot { xmax: 20, in_progress: Vec::new() });
-        for bad in ["", "20", "10:20", "10:x:", "10:20:1;2", "10:20:{1}"] {
-            assert!(bad.parse::<Snapshot>().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn only_what_has_completed_since_is_read() {
-        let earlier = snapshot("10:20:10,14");
-        assert_eq!(earlier.completed_since(&earlier), Some(Vec::new()));
-        assert_eq!(snapshot("14:20:14").completed_since(&earlier), Some(vec![10]));
-        assert_eq!(snapshot("14:23:14,21").completed_since(&earlier), Some(vec![10, 20, 22]));
-        assert_eq!(snapshot("99999:99999:").completed_since(&earlier), None, "too many");
-    }
 
     #[test]
     fn an_older_state_is_not_a_continuation() {
-        let at = |last_id, text: Option<&str>, timeline: &str| LogHead {
+        let at = |last_id, position: &str, epoch| LogHead {
             last_id,
-            snapshot: text.map(snapshot),
-            epoch: text.map(|_| (7, timeline.to_owned())),
+            position: Position::parse(position).unwrap(),
+            epoch: Some(epoch),
             time: None,
+            is_registered: true,
+            other_replicas: 0,
+            oldest_renewal: None,
         };
-        let head = |last_id, text| at(last_id, text, "00000001");
-        assert!(head(5, None).continues(&head(5, None)));
-        assert!(!head(4, None).continues(&head(5, None)));
-        assert!(head(5, Some("9:9:")).continues(&head(5, Some("8:9:8"))));
-        assert!(!head(5, Some("8:8:")).continues(&head(5, Some("9:9:"))), "fewer transactions");
-        assert!(!at(5, Some("9:9:"), "00000002").continues(&head(5, Some("9:9:"))), "another timeline");
-    }
-
-    proptest! {
-        /// Whatever transactions begin and end between reads, each is read once, by the first read after its end.
-        #[test]
-        fn each_transaction_is_read_once(lives in prop::collection::vec((0..40_u64, 0..40_u64), 0..30)) {
-            // In the order in which they begin, as ids are assigned.
-            let mut lives = lives;
-            lives.sort_unstable();
-            let has_ended = |id: u64, time| lives[id as usize].0 + lives[id as usize].1 <= time;
-            let at = |time: u64| {
-                let begun = lives.iter().filter(|(begin, _)| *begin <= time).count() as u64;
-                let xmax = (0..begun).rev().find(|id| has_ended(*id, time)).map_or(0, |id| id + 1);
-                Snapshot { xmax, in_progress: (0..xmax).filter(|id| !has_ended(*id, time)).collect() }
-            };
-            let mut read = Vec::new();
-            let mut earlier = Snapshot { xmax: 0, in_progress: Vec::new() };
-            for time in 0..100 {
-                let now = at(time);
-                read.extend(now.completed_since(&earlier).unwrap());
-                earlier = now;
-            }
-            read.sort_unstable();
-            prop_assert_eq!(read, (0..lives.len() as u64).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn no_text_makes_it_panic(text: String) {
-            let _ = text.parse::<Snapshot>();
-        }
+        let (epoch, other) = (Uuid::now_v7(), Uuid::now_v7());
+        let head = |last_id, position| at(last_id, position, epoch);
+        assert!(head(5, "5").continues(&head(5, "5")));
+        assert!(!head(4, "4").continues(&head(5, "5")));
+        assert!(head(5, "9:9:").continues(&head(5, "8:9:8")));
+        assert!(!head(5, "8:8:").continues(&head(5, "9:9:")), "fewer transactions");
+        assert!(!at(5, "9:9:", other).continues(&head(5, "9:9:")), "another epoch");
     }
 }

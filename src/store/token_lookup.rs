@@ -1,10 +1,12 @@
 //! Finding the token of a bearer token, with the state of its account.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{Store, StoreError, entity::tokens::Model};
+use super::{Store, StoreError, entity::tokens::Model, revocation_log::EPOCH};
 use crate::{
     credentials::{KeyId, SecretHash, Tag},
     token::Token,
@@ -41,30 +43,35 @@ const FIND: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, s
                     last_used_at, revoked_at, revoke_reason, users.deleted_at \
                     FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
 
-/// The same on PostgreSQL, which also says in one row whether the server is a standby: its answers may be out of date,
-/// "there is no such token" too.
-const FIND_ON_PRIMARY: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
-     last_used_at, revoked_at, revoke_reason, users.deleted_at, server.in_recovery \
-     FROM (SELECT pg_is_in_recovery() AS in_recovery) AS server \
-     LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id";
+/// The same on PostgreSQL, with the server's epoch, also without a row: a standby, or a primary that another one has
+/// replaced, may be out of date, and "there is no such token" too.
+static FIND_ON_PRIMARY: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+         last_used_at, revoked_at, revoke_reason, users.deleted_at, server.epoch \
+         FROM (SELECT {EPOCH} AS epoch) AS server \
+         LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id"
+    )
+});
 
 /// The index of that column.
-const IN_RECOVERY: usize = 12;
+const EPOCH_COLUMN: usize = 12;
 
 impl Store {
-    /// The token with this id, revoked or not.
+    /// The token with this id, revoked or not. `epoch` is the one of the caller's lease.
     ///
     /// # Errors
     ///
-    /// See [`StoreError`].
-    pub async fn find_token(&self, id: Uuid) -> Result<Option<StoredToken>, StoreError> {
+    /// See [`StoreError`]; of a server of another epoch [`StoreError::EpochChanged`].
+    pub async fn find_token(&self, id: Uuid, epoch: Option<Uuid>) -> Result<Option<StoredToken>, StoreError> {
         let backend = self.reads.get_database_backend();
-        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY };
+        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY.as_str() };
         let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
         let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
         if backend == DbBackend::Postgres {
-            if row.try_get_by_index(IN_RECOVERY)? {
-                return Err(StoreError::InRecovery);
+            let server: Option<Uuid> = row.try_get_by_index(EPOCH_COLUMN)?;
+            if server.is_none() || server != epoch {
+                return Err(StoreError::EpochChanged);
             }
             if row.try_get_by_index::<Option<String>>(0)?.is_none() {
                 return Ok(None);

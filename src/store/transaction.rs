@@ -9,13 +9,14 @@ use std::{
 };
 
 use sea_orm::{
-    DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait as _,
+    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait as _,
 };
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, revocation_log::EPOCH};
 
 /// A transaction that writes; dropped without [`WriteTransaction::commit`] it changes nothing.
 #[derive(Debug)]
@@ -135,6 +136,18 @@ impl WriteTransaction {
     /// The same for a transaction that nobody can cancel.
     pub(super) async fn commit_at_once(self) -> Result<(), StoreError> {
         within(self.bound, self.inner.commit()).await
+    }
+
+    /// The epoch of the server, for a call that finds nothing to change; [`WriteTransaction::record`] returns it for the
+    /// others. See [`LogHead::epoch`](super::LogHead::epoch).
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn epoch(&self) -> Result<Option<Uuid>, StoreError> {
+        let query = Statement::from_string(self.inner.get_database_backend(), format!("SELECT {EPOCH}"));
+        let row = self.run(self.inner.query_one_raw(query)).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
     }
 
     /// Awaits a statement of this transaction, within its bound.

@@ -7,7 +7,7 @@ use super::characters::{Invisible, refuse_invisible};
 /// A user id: 1 to 128 bytes of UTF-8, without control or invisible characters, and without white space at either end.
 /// Ids are compared byte by byte. White space at an end is refused because gateways trim header values and people do
 /// not see it, yet `"bob "` and `"bob"` would be two users.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
 /// Why a text is not a user id.

@@ -1,4 +1,4 @@
-//! Authenticates bearer tokens: from the cache if it is fresh, otherwise from the database.
+//! Authenticates bearer tokens: from the cache while the lease holds, otherwise from the database.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,12 +9,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OnceCell, Semaphore};
+use chrono::{DateTime, Utc};
+use tokio::sync::{OnceCell, Semaphore, watch};
+use uuid::Uuid;
 
 use super::{
     RevocationTail,
     cache::{self, Ticket, VerifiedTokens},
-    revocation_tail::Freshness,
+    lease::Lease,
+    replica_watch::{ReplicaWatch, WaitStatistics},
+    revocation_tail::TailCounters,
 };
 use crate::{
     clock::Clock,
@@ -30,8 +34,10 @@ pub struct ValidationLimits {
     pub cache_entries: u64,
     /// The most lookups in the database at once.
     pub cold_lookups: usize,
-    /// How long the cache is trusted after the last successful read of the revocation log.
+    /// How long the lease lasts, without which nothing is answered from the cache, or on PostgreSQL at all.
     pub max_staleness: Duration,
+    /// How long one read of the revocation log may take.
+    pub poll_timeout: Duration,
 }
 
 /// A token whose secret was verified.
@@ -63,16 +69,20 @@ pub struct Authenticator {
     store: Store,
     verifier: Arc<SecretVerifier>,
     verified: Arc<VerifiedTokens>,
-    freshness: Arc<Freshness>,
+    lease: Arc<Lease>,
+    replicas: Arc<ReplicaWatch>,
+    tail: Arc<TailCounters>,
+    id: Uuid,
+    poll_timeout: Duration,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
     cold_permits: Semaphore,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-/// What the cache has done since the start.
+/// What validation has done since the start.
 #[derive(Clone, Copy, Debug)]
-pub struct CacheStatistics {
+pub struct ValidationStatistics {
     /// Validations that the cache answered.
     pub hits: u64,
     /// Validations that it did not answer.
@@ -81,6 +91,18 @@ pub struct CacheStatistics {
     pub entries: usize,
     /// How long ago the last successful read of the revocation log began.
     pub tail_lag: Duration,
+    /// How much is left of the lease; zero without one.
+    pub lease: Duration,
+    /// Events that were read from the revocation log.
+    pub events_read: u64,
+    /// Failovers and restores of the database that were noticed.
+    pub epoch_changes: u64,
+    /// The other replicas, as of the last read.
+    pub other_replicas: u64,
+    /// When another replica last renewed its lease, of the one for which that is longest ago.
+    pub oldest_renewal: Option<DateTime<Utc>>,
+    /// What waiting for the other replicas has cost.
+    pub waits: WaitStatistics,
 }
 
 /// A lookup in flight, shared by all callers with the same bearer token.
@@ -93,11 +115,17 @@ struct Lookup {
 impl Authenticator {
     /// Returns an authenticator that looks tokens up in `store` and verifies their secrets with `verifier`.
     pub fn new(store: Store, verifier: Arc<SecretVerifier>, limits: ValidationLimits) -> Self {
+        let id = Uuid::now_v7();
+        let lease = Arc::new(Lease::new(limits.max_staleness));
         Self {
+            replicas: Arc::new(ReplicaWatch::new(id, store.clone(), Arc::clone(&lease))),
             store,
             verifier,
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
-            freshness: Arc::new(Freshness::new(limits.max_staleness)),
+            lease,
+            tail: Arc::default(),
+            id,
+            poll_timeout: limits.poll_timeout,
             in_flight: Mutex::default(),
             cold_permits: Semaphore::new(limits.cold_lookups),
             hits: AtomicU64::new(0),
@@ -105,13 +133,22 @@ impl Authenticator {
         }
     }
 
-    /// Returns what the cache has done since the start.
-    pub fn statistics(&self) -> CacheStatistics {
-        CacheStatistics {
+    /// Returns what validation has done since the start.
+    pub fn statistics(&self) -> ValidationStatistics {
+        ValidationStatistics {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             entries: self.verified.len(),
-            tail_lag: self.freshness.lag(),
+            tail_lag: self.lease.lag(),
+            lease: self.lease.remaining(),
+            events_read: self.tail.events.load(Ordering::Relaxed),
+            epoch_changes: self.tail.epoch_changes.load(Ordering::Relaxed),
+            other_replicas: self.tail.other_replicas.load(Ordering::Relaxed),
+            oldest_renewal: match self.tail.oldest_renewal.load(Ordering::Relaxed) {
+                0 => None,
+                micros => DateTime::from_timestamp_micros(micros),
+            },
+            waits: self.replicas.statistics(),
         }
     }
 
@@ -123,15 +160,25 @@ impl Authenticator {
     /// See [`LookupError`].
     pub async fn authenticate(&self, bearer: &BearerToken) -> Result<Option<Authenticated>, LookupError> {
         let digest = bearer.digest();
-        if self.freshness.is_fresh()
-            && let Some((expected, token)) = self.verified.get(bearer.id())
-        {
+        // Before the cache is read or a lookup is joined: what was revoked before this call began is evicted if the lease
+        // holds now.
+        let has_lease = self.lease.holds();
+        if has_lease && let Some((expected, token)) = self.verified.get(bearer.id()) {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok((expected == digest).then_some(Authenticated { token, state: TokenState::Live }));
         }
+        if !has_lease && self.store.can_fail_over() {
+            return Err(StoreError::NoLease.into());
+        }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // Boxed so that the future of a cache hit stays small.
-        Box::pin(self.look_up(bearer, digest)).await
+        if has_lease {
+            Box::pin(self.look_up(bearer, digest)).await
+        } else {
+            // One in flight may have begun before a revocation that this replica has not seen.
+            let ticket = self.verified.ticket(bearer.id());
+            Box::pin(self.query(bearer, digest, &ticket)).await
+        }
     }
 
     /// Evicts what this replica revoked, without waiting for the next read of the log.
@@ -139,14 +186,52 @@ impl Authenticator {
         self.verified.evict(eviction);
     }
 
-    /// Returns the task that evicts what other replicas revoke. The cache is not used unless it has succeeded within
-    /// `max_staleness`.
+    /// Returns the id of this replica, a new one at each start.
+    pub fn replica_id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Returns whether a validation may be answered: always, if no failover can replace the database.
+    pub fn can_answer(&self) -> bool {
+        self.lease.holds() || !self.store.can_fail_over()
+    }
+
+    /// Returns the epoch of the database in which this replica is registered, as it changes; `None` while it is not. See
+    /// [`LogHead::epoch`](crate::store::LogHead::epoch).
+    pub fn epochs(&self) -> watch::Receiver<Option<Uuid>> {
+        self.lease.epochs()
+    }
+
+    /// Waits until no replica answers "valid" for what is revoked in the database now. `epoch` is the one in which the
+    /// transaction revoked it.
+    ///
+    /// # Errors
+    ///
+    /// It is not known, because the database cannot be asked or has failed over.
+    pub async fn all_have_seen(&self, epoch: Option<Uuid>) -> Result<(), StoreError> {
+        self.replicas.all_have_seen(epoch).await
+    }
+
+    /// Removes this replica, which must answer no more validations, from those that revocations wait for.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn deregister(&self) -> Result<(), StoreError> {
+        self.lease.end();
+        self.store.deregister_replica(self.id).await
+    }
+
+    /// Returns the task that evicts what other replicas revoke, and keeps the lease.
     pub fn revocation_tail(&self, clock: Clock) -> RevocationTail {
         RevocationTail::new(
+            self.id,
             self.store.clone(),
             clock,
             Arc::clone(&self.verified),
-            Arc::clone(&self.freshness),
+            Arc::clone(&self.lease),
+            Arc::clone(&self.tail),
+            self.poll_timeout,
         )
     }
 
@@ -186,7 +271,7 @@ impl Authenticator {
         ticket: &Ticket,
     ) -> Result<Option<Authenticated>, LookupError> {
         let _permit = self.cold_permits.try_acquire().map_err(|_| LookupError::Busy)?;
-        let Some(stored) = self.store.find_token(bearer.id()).await? else {
+        let Some(stored) = self.store.find_token(bearer.id(), self.lease.epoch()).await? else {
             return Ok(None);
         };
         if !self.verify(bearer, &stored).await? {
@@ -253,8 +338,12 @@ mod tests {
         let store = Store::open(&url, limits).await.unwrap();
         let cheap = HashLimits { memory_kib: 8, iterations: 1, parallelism: 1, concurrency: 1, queue: 1 };
         let verifier = SecretVerifier::new(Hasher::new(cheap).unwrap(), KeyRing::empty());
-        let limits =
-            ValidationLimits { cache_entries: 10, cold_lookups: 10, max_staleness: Duration::from_secs(5) };
+        let limits = ValidationLimits {
+            cache_entries: 10,
+            cold_lookups: 10,
+            max_staleness: Duration::from_secs(5),
+            poll_timeout: Duration::from_secs(1),
+        };
         Authenticator::new(store, Arc::new(verifier), limits)
     }
 

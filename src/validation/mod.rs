@@ -1,13 +1,16 @@
-//! Authenticates bearer tokens: from the cache if it is fresh, otherwise from the database.
+//! Authenticates bearer tokens: from the cache while the lease holds, otherwise from the database.
 
 mod cache;
 mod last_used;
+mod lease;
 mod lookup;
+mod replica_watch;
 mod revocation_tail;
 
 pub use self::{
     cache::BYTES_PER_ENTRY,
     last_used::LastUsed,
-    lookup::{Authenticated, Authenticator, CacheStatistics, LookupError, ValidationLimits},
+    lookup::{Authenticated, Authenticator, LookupError, ValidationLimits, ValidationStatistics},
+    replica_watch::WaitStatistics,
     revocation_tail::RevocationTail,
 };

@@ -1,129 +1,230 @@
-//! Follows the revocation log, so that what any replica revokes is evicted from this one's memory.
+//! Follows the revocation log, so that what any replica revokes is evicted from this one's memory, and keeps the lease that
+//! lets other replicas rely on it.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use uuid::Uuid;
 
-use super::cache::VerifiedTokens;
+use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper};
 use crate::{
-    clock::{Clock, MAX_CLOCK_ERROR, since_boot},
-    store::{LogHead, Store, StoreError},
+    clock::{Clock, since_boot},
+    store::{LogHead, Renewer, Store, StoreError},
 };
 
-/// How long each of the two reads of a poll may take.
-const READ_TIMEOUT: Duration = Duration::from_millis(400);
-
-/// How old this replica's view of the revocation log is.
-#[derive(Debug)]
-pub(super) struct Freshness {
-    start: Duration,
-    /// Until when the view is trusted, in milliseconds since boot.
-    fresh_until: AtomicU64,
-    max_staleness: Duration,
-}
-
-impl Freshness {
-    pub(super) fn new(max_staleness: Duration) -> Self {
-        Self { start: since_boot(), fresh_until: AtomicU64::new(0), max_staleness }
-    }
-
-    pub(super) fn is_fresh(&self) -> bool {
-        millis(since_boot()) < self.fresh_until.load(Ordering::Acquire)
-    }
-
-    /// How long ago the last read of the log began; before the first one, how long this replica has been running.
-    pub(super) fn lag(&self) -> Duration {
-        let fresh_until = Duration::from_millis(self.fresh_until.load(Ordering::Acquire));
-        let last_read = fresh_until.saturating_sub(self.max_staleness).max(self.start);
-        since_boot().saturating_sub(last_read)
-    }
-
-    /// All that was revoked before `at` is evicted.
-    fn seen(&self, at: Duration) {
-        self.fresh_until.store(millis(at + self.max_staleness), Ordering::Release);
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// What the tail has done since the start.
+#[derive(Debug, Default)]
+pub(super) struct TailCounters {
+    pub(super) events: AtomicU64,
+    pub(super) epoch_changes: AtomicU64,
+    pub(super) other_replicas: AtomicU64,
+    /// When another replica last renewed its lease, of the one for which that is longest ago: microseconds since the Unix
+    /// epoch, or 0.
+    pub(super) oldest_renewal: AtomicI64,
 }
 
 /// Follows the revocation log, and evicts from memory what it tells of.
+///
+/// The order is what makes a revocation complete when the call returns: a replica registers before it uses its memory,
+/// evicts before it says what it has seen, and counts its lease from when a read or a renewal began
+/// (docs/decisions/0014-ok-means-everywhere.md).
 #[derive(Debug)]
 pub struct RevocationTail {
+    id: Uuid,
     store: Store,
     clock: Clock,
     verified: Arc<VerifiedTokens>,
-    freshness: Arc<Freshness>,
+    lease: Arc<Lease>,
+    counters: Arc<TailCounters>,
+    /// How long a read may take.
+    bound: Duration,
+    is_registered: bool,
+    /// The epoch that was read last.
+    epoch: Option<Uuid>,
     /// The state of the log whose evictions are done; `None` before the first read.
     head: Option<LogHead>,
+    /// When the last read and the last renewal began, since boot.
+    read_at: Duration,
+    renewed_at: Duration,
+    /// Whether other replicas may wait for this one to say what it has seen.
+    is_awaited: bool,
+    renewal: Option<Renewal>,
+    renewer: Option<Renewer>,
+    reaper: Reaper,
+}
+
+/// A renewal of the lease in progress, apart from the reads: its COMMIT may take long.
+#[derive(Debug)]
+struct Renewal {
+    began: Duration,
+    task: JoinHandle<(Renewer, Result<bool, StoreError>)>,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl RevocationTail {
     pub(super) fn new(
+        id: Uuid,
         store: Store,
         clock: Clock,
         verified: Arc<VerifiedTokens>,
-        freshness: Arc<Freshness>,
+        lease: Arc<Lease>,
+        counters: Arc<TailCounters>,
+        bound: Duration,
     ) -> Self {
-        Self { store, clock, verified, freshness, head: None }
+        Self {
+            id,
+            store,
+            clock,
+            verified,
+            lease,
+            counters,
+            bound,
+            is_registered: false,
+            epoch: None,
+            head: None,
+            read_at: Duration::ZERO,
+            renewed_at: Duration::ZERO,
+            is_awaited: false,
+            renewal: None,
+            renewer: None,
+            reaper: Reaper::default(),
+        }
     }
 
-    /// Polls the log at this interval, for ever.
+    /// Polls the log at this interval and whenever another replica asks for it, and renews the lease, for ever.
     pub async fn follow(mut self, interval: Duration) {
-        let (mut failing, mut wrong) = (false, false);
+        let mut log = Transitions::default();
+        let woken = Notify::new();
+        let (id, store) = (self.id, self.store.clone());
+        let listen = || Box::pin(store.listen_for_others(id, &woken));
+        let mut listening = listen();
         let mut turns = tokio::time::interval(interval);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut relisten = false;
         loop {
-            turns.tick().await;
-            let polled = self.poll_once().await;
-            match &polled {
-                Ok(()) if failing => tracing::info!("the revocation log is read again"),
-                Err(error) if !failing => tracing::warn!(%error, "the revocation log cannot be read"),
-                _ => {}
-            }
-            failing = polled.is_err();
-            let ahead = self.clock.system_ahead();
-            if wrong != (ahead.abs() > MAX_CLOCK_ERROR) {
-                wrong = !wrong;
-                let seconds_ahead = ahead.as_seconds_f64();
-                if wrong {
-                    tracing::warn!(seconds_ahead, "the clock of this machine differs from the database's");
-                } else {
-                    tracing::info!("the clock of this machine agrees with the database's again");
+            tokio::select! {
+                _ = turns.tick() => {
+                    if relisten {
+                        listening = listen();
+                        relisten = false;
+                    }
                 }
+                () = woken.notified() => self.is_awaited = true,
+                // Again at the next turn, so that a database that refuses is not asked all the time.
+                _ = &mut listening, if !relisten => relisten = true,
+                renewed = finished(&mut self.renewal) => {
+                    log.renewed(&renewed.result);
+                    self.after_renewal(renewed).await;
+                    continue;
+                }
+            }
+            let polled = self.poll_once().await;
+            // The connection that listens may hang too, and would not tell.
+            relisten |= polled.is_ok() && log.read_fails;
+            log.read(&polled);
+            log.clock(&self.clock);
+            if polled.is_ok() {
+                self.renew_if_due();
+            } else {
+                // It would hang as well; and the next one finds the database as it is then.
+                self.renewal = None;
             }
         }
     }
 
-    /// Reads the log once. The cache is then trusted for `max_staleness`.
+    /// Reads the log once, and registers this replica if it is not registered.
     ///
     /// # Errors
     ///
     /// The database failed.
     pub async fn poll_once(&mut self) -> Result<(), StoreError> {
-        let began = since_boot();
-        let head = timeout(READ_TIMEOUT, self.store.log_head()).await.map_err(|_| StoreError::Timeout)??;
-        match head.time {
-            Some(time) => self.clock.synchronise(time, began),
-            None => self.clock.follow_system(),
+        // Once more if this replica has to register anew.
+        for _ in 0..2 {
+            self.register().await?;
+            let began = since_boot();
+            let head = within(self.bound, self.store.log_head(self.id)).await?;
+            match head.time {
+                Some(time) => self.clock.synchronise(time, began),
+                None => self.clock.follow_system(),
+            }
+            let has_failed_over = self.epoch.is_some() && self.epoch != head.epoch;
+            self.epoch = head.epoch.or(self.epoch);
+            if head.is_registered && !has_failed_over {
+                self.evict(&head).await?;
+                self.lease.set_epoch(head.epoch);
+                self.count_others(&head);
+                self.is_awaited |= head.other_replicas > 0
+                    && self
+                        .head
+                        .as_ref()
+                        .is_none_or(|last| !self.store.can_fail_over() && head.is_ahead_of(last));
+                self.head = Some(head);
+                self.read_at = began;
+                self.extend_lease();
+                return Ok(());
+            }
+            if has_failed_over {
+                self.counters.epoch_changes.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("the database crashed, failed over or was restored: evicted all tokens");
+                self.store.discard_connections();
+            } else {
+                tracing::warn!("another replica has removed this one: evicted all tokens");
+            }
+            self.start_over();
         }
+        Err(StoreError::FailedOver)
+    }
+
+    /// Registers this replica unless it is registered. That counts as a renewal.
+    async fn register(&mut self) -> Result<(), StoreError> {
+        if !self.is_registered {
+            let began = since_boot();
+            self.store.register_replica(self.id, self.lease.duration(), self.clock.now()).await?;
+            self.is_registered = true;
+            self.renewed_at = began;
+        }
+        Ok(())
+    }
+
+    /// Gives up the lease and everything in memory.
+    fn start_over(&mut self) {
+        self.lease.end();
+        self.verified.evict_all();
+        self.head = None;
+        self.is_registered = false;
+        self.renewal = None;
+        self.renewer = None;
+    }
+
+    /// Evicts what was revoked since the last read.
+    async fn evict(&mut self, head: &LogHead) -> Result<(), StoreError> {
         let evictions = match &self.head {
-            // A timeout counts as too many events.
-            Some(from) => match timeout(READ_TIMEOUT, self.store.evictions(from, &head)).await {
-                Ok(evictions) => evictions?,
-                Err(_) => None,
+            Some(from) => match within(self.bound, self.store.evictions(from, head)).await {
+                Ok(evictions) => evictions,
+                // A timeout counts as too many events.
+                Err(StoreError::Timeout) => None,
+                Err(error) => return Err(error),
             },
             None => None,
         };
         match evictions {
-            Some(evictions) => evictions.iter().for_each(|eviction| self.verified.evict(eviction)),
+            Some(evictions) => {
+                evictions.iter().for_each(|eviction| self.verified.evict(eviction));
+                self.counters.events.fetch_add(evictions.len() as u64, Ordering::Relaxed);
+                // Who revoked it waits.
+                self.is_awaited |= !evictions.is_empty() && head.other_replicas > 0;
+            }
             // After the head was read: what is stored from now on was looked up later than that, or is refused by its
             // ticket; and what is revoked later is found by the next read.
             None => {
@@ -132,29 +233,139 @@ impl RevocationTail {
                         "evicted all tokens: too many revocations at once, or a restored database"
                     );
                 }
+                self.is_awaited |= head.other_replicas > 0;
                 self.verified.evict_all();
             }
         }
-        self.head = Some(head);
-        self.freshness.seen(began);
         Ok(())
+    }
+
+    fn count_others(&self, head: &LogHead) {
+        self.counters.other_replicas.store(head.other_replicas, Ordering::Relaxed);
+        let oldest = head.oldest_renewal.map_or(0, |at| at.timestamp_micros());
+        self.counters.oldest_renewal.store(oldest, Ordering::Relaxed);
+    }
+
+    fn extend_lease(&mut self) {
+        // Nobody can take a SQLite file away from its readers, and without another replica nobody removes this one's row.
+        if self.is_alone_on_a_file() {
+            self.renewed_at = self.read_at;
+        }
+        self.lease.extend(self.read_at, self.renewed_at);
+    }
+
+    fn is_alone_on_a_file(&self) -> bool {
+        !self.store.can_fail_over() && self.head.as_ref().is_some_and(|head| head.other_replicas == 0)
+    }
+
+    /// Starts a renewal if a third of the lease has passed since the last one, or others wait for what was read.
+    fn renew_if_due(&mut self) {
+        let Some(head) = self.head.clone() else { return };
+        let began = since_boot();
+        let is_due = began >= self.renewed_at + self.lease.duration() / 3;
+        if self.renewal.is_some() || !(is_due || self.is_awaited) {
+            return;
+        }
+        self.is_awaited = false;
+        let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone(), self.id));
+        let now = self.clock.now();
+        let task = tokio::spawn(async move {
+            let renewed = renewer.renew(&head, now).await;
+            (renewer, renewed)
+        });
+        self.renewal = Some(Renewal { began, task });
+    }
+
+    async fn after_renewal(&mut self, renewed: Renewed) {
+        self.renewer = renewed.renewer;
+        match renewed.result {
+            Ok(true) => {
+                self.renewed_at = renewed.began;
+                self.extend_lease();
+                // Others may have begun to wait meanwhile.
+                if self.is_awaited {
+                    self.renew_if_due();
+                }
+            }
+            // The next poll finds out why, and registers anew.
+            Ok(false) => self.start_over(),
+            Err(_) => {
+                self.is_awaited = true;
+                return;
+            }
+        }
+        let has_others = self.head.as_ref().is_some_and(|head| head.other_replicas > 0);
+        if has_others && let Err(error) = within(self.bound, self.reaper.run(&self.store, self.id)).await {
+            tracing::debug!(%error, "the other replicas cannot be read");
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn within<T>(
+    bound: Duration,
+    reading: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(bound, reading).await.map_err(|_| StoreError::Timeout)?
+}
 
-    #[test]
-    fn a_view_is_trusted_for_its_time_and_no_longer() {
-        let freshness = Freshness::new(Duration::from_secs(5));
-        assert!(!freshness.is_fresh(), "nothing was seen yet");
-        freshness.seen(since_boot());
-        assert!(freshness.is_fresh());
-        freshness.seen(freshness.start);
-        assert!(freshness.is_fresh());
-        let freshness = Freshness::new(Duration::ZERO);
-        freshness.seen(since_boot());
-        assert!(!freshness.is_fresh());
+/// A renewal that has ended.
+struct Renewed {
+    began: Duration,
+    renewer: Option<Renewer>,
+    result: Result<bool, StoreError>,
+}
+
+/// Waits until the renewal in progress has ended; for ever without one.
+async fn finished(renewal: &mut Option<Renewal>) -> Renewed {
+    let Some(Renewal { began, task }) = renewal else { return std::future::pending().await };
+    let began = *began;
+    let (renewer, result) = match task.await {
+        Ok((renewer, result)) => (Some(renewer), result),
+        Err(_) => (None, Err(StoreError::Interrupted)),
+    };
+    *renewal = None;
+    Renewed { began, renewer, result }
+}
+
+/// Logs when something begins to fail, and when it works again.
+#[derive(Debug, Default)]
+struct Transitions {
+    read_fails: bool,
+    renewal_fails: bool,
+    clock_is_wrong: bool,
+}
+
+impl Transitions {
+    fn read(&mut self, polled: &Result<(), StoreError>) {
+        match polled {
+            Ok(()) if self.read_fails => tracing::info!("the revocation log is read again"),
+            Err(error) if !self.read_fails => tracing::warn!(%error, "the revocation log cannot be read"),
+            _ => {}
+        }
+        self.read_fails = polled.is_err();
+    }
+
+    fn renewed(&mut self, renewed: &Result<bool, StoreError>) {
+        match renewed {
+            Ok(_) if self.renewal_fails => tracing::info!("the lease is renewed again"),
+            Err(error) if !self.renewal_fails => {
+                tracing::warn!(%error, "the lease cannot be renewed: the database can be read but not written to");
+            }
+            _ => {}
+        }
+        self.renewal_fails = renewed.is_err();
+    }
+
+    fn clock(&mut self, clock: &Clock) {
+        if self.clock_is_wrong == clock.system_is_wrong() {
+            return;
+        }
+        self.clock_is_wrong = !self.clock_is_wrong;
+        let seconds_ahead = clock.system_ahead().as_seconds_f64();
+        if self.clock_is_wrong {
+            tracing::warn!(seconds_ahead, "the clock of this machine differs from the database's");
+        } else {
+            tracing::info!("the clock of this machine agrees with the database's again");
+        }
     }
 }

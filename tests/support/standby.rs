@@ -2,9 +2,10 @@
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
+use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
-use super::{guarded_process::GuardedProcess, postgres, tools};
+use super::{guarded_process::GuardedProcess, postgres, tools, until};
 
 /// A server that follows a primary by streaming replication until it is promoted.
 pub struct Standby {
@@ -61,5 +62,26 @@ impl Standby {
     pub fn url(&self, url: &str) -> String {
         let name = url.rsplit('/').next().unwrap();
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// Ends the replication: the standby lacks what the primary commits from now on.
+    pub async fn cut_off(&self) {
+        let admin = self.admin().await;
+        admin.execute_unprepared("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+        admin.execute_unprepared("SELECT pg_reload_conf()").await.unwrap();
+        until("the end of replication", || async {
+            let receivers = Statement::from_string(DbBackend::Postgres, "SELECT FROM pg_stat_wal_receiver");
+            admin.query_all_raw(receivers).await.unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
+
+    /// Makes it a primary, and returns when it is one.
+    pub async fn promote(&self) {
+        self.admin().await.execute_unprepared("SELECT pg_promote()").await.unwrap();
+    }
+
+    async fn admin(&self) -> DatabaseConnection {
+        Database::connect(self.url("/postgres")).await.unwrap()
     }
 }
