@@ -80,6 +80,8 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// What is older than its retention is purged, in batches between calls; nothing else is.
+mod retention;
 /// A revocation reaches every replica within a bound, or nothing is answered from memory.
 mod revocations;
 /// No secret, hash, tag, key or password is ever emitted.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use latchkey::proto::latchkey::invalid::Reason;
+use latchkey::{
+    proto::latchkey::invalid::Reason,
+    registry::{PurgedRows, Retention},
+};
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 
 use crate::support::{
@@ -24,11 +27,18 @@ const TOKENS_OF_EACH: usize = 25;
 const POLL: &str = "10ms";
 const SEVERAL_POLLS: Duration = Duration::from_millis(50);
 
+/// So many rows of each kind are old enough to be purged; the others are not.
+const OLD: usize = 1_000;
+const LATER: &str = "'2100-01-01T00:00:00+00:00'";
+/// The indexes that a purge reads.
+const PURGE_INDEXES: [&str; 4] = ["tokens_revoked", "tokens_expiry", "users_to_purge", "token_events_at"];
+
 /// The statements that fill the tables.
-fn fill(database: Database) -> [String; 3] {
+fn fill(database: Database) -> Vec<String> {
     let (users, tokens) = (database.series(USERS), database.series(TOKENS_OF_EACH));
     let id = database.random_id();
-    [
+    let mut statements = database.old_rows(OLD);
+    statements.extend([
         format!("INSERT INTO users (user_id) SELECT 'user ' || u.n FROM {users} AS u"),
         format!(
             "INSERT INTO tokens (id, user_id, name, secret_hash, scopes, created_at) \
@@ -37,10 +47,11 @@ fn fill(database: Database) -> [String; 3] {
         ),
         format!(
             "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
-             SELECT {SOME_TIME}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
+             SELECT {LATER}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
              FROM {users} AS u CROSS JOIN {tokens} AS t"
         ),
-    ]
+    ]);
+    statements
 }
 
 /// Does everything that the service can do, and checks each result.
@@ -61,6 +72,10 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
     app.delete_user("new user").await;
     assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted));
     app.refuses(&one, Reason::Revoked).await;
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let mut purger = app.server.registry().purger(Retention { events: DAY, tokens: DAY });
+    assert_eq!(purger.purge_once().await.unwrap(), PurgedRows { tokens: 3 * OLD as u64, events: 0 });
+    assert_eq!(purger.purge_once().await.unwrap(), PurgedRows { tokens: 0, events: OLD as u64 });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,6 +124,10 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         ["LEFT JOIN users", "xid = ANY", "pg_current_snapshot()", "VALUES ($1, $2)", "count(*) FILTER"]
     {
         assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
+    }
+    for index in PURGE_INDEXES {
+        let is_read = |plan: &String| plan.contains(&format!("Index Scan using {index}"));
+        assert!(plans(&log).iter().any(is_read), "{index} is not read");
     }
     for plan in plans(&log) {
         for table in TABLES {
@@ -163,10 +182,14 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         "VALUES ($1, $2)",
         "WHERE id > $1 AND id <= $2",
         "ORDER BY \"tokens\".\"id\" DESC",
+        "DELETE FROM tokens",
+        "DELETE FROM token_events",
+        "UPDATE users SET tokens_purged_at",
     ] {
         assert!(made.iter().any(|sql| sql.contains(expected)), "{expected} was not queried: {made:#?}");
     }
     let database = app.database().await;
+    let mut read = BTreeSet::new();
     for sql in made {
         let explain = async |how: &str, column: &str| -> Vec<String> {
             let explain = Statement::from_string(DbBackend::Sqlite, format!("{how} {sql}"));
@@ -174,6 +197,11 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
             rows.iter().map(|row| row.try_get("", column).unwrap()).collect()
         };
         let plan = explain("EXPLAIN QUERY PLAN", "detail").await;
+        read.extend(
+            PURGE_INDEXES
+                .into_iter()
+                .filter(|index| plan.iter().any(|step| step.contains(&format!(" INDEX {index} (")))),
+        );
         let scanned = |step: &&String| {
             let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
             table.is_some_and(|table| TABLES.contains(&table))
@@ -183,6 +211,7 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         let skipped = explain("EXPLAIN", "opcode").await.iter().filter(|it| *it == "FkIfZero").count();
         assert!(plan.iter().filter(scanned).count() <= skipped, "{sql}: {plan:#?}");
     }
+    assert_eq!(read, BTreeSet::from(PURGE_INDEXES));
 }
 
 /// A verb and the tables that a statement names. Polls, which run at any time, are left out.

@@ -3,6 +3,7 @@
 mod error;
 mod issue;
 mod list;
+mod purge;
 mod revoke;
 mod token_registry;
 mod validate;
@@ -11,6 +12,7 @@ pub use self::{
     error::RegistryError,
     issue::{Issued, NewToken},
     list::Page,
+    purge::{PurgedRows, Purger, Retention},
     token_registry::TokenRegistry,
     validate::{Reason, Verdict},
 };

@@ -10,6 +10,7 @@ mod health;
 mod pool;
 mod prepare;
 mod reachability;
+mod retention;
 mod revocation_log;
 mod token_lookup;
 mod tokens;
@@ -21,6 +22,7 @@ pub use self::{
     database::Store,
     error::StoreError,
     pool::PoolState,
+    retention::{LogPosition, Outdated, PurgedBatch},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
