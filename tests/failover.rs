@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use latchkey::proto::latchkey::invalid::Reason;
+use latchkey::proto::latchkey::{DeleteTokenRequest, invalid::Reason};
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
 use tonic::Code;
 
@@ -77,7 +77,12 @@ async fn a_revocation_waits_for_a_replica_whose_row_the_failover_lost() {
     proxy.redirect_to(standby.port);
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'moved'";
     on_primary.execute_unprepared(cut).await.unwrap();
-    until("a deletion on the new primary", || async { app.delete("alice", &id).await.ok() }).await;
+    until("a deletion on the new primary", || async {
+        let (user_id, token_id) = ("alice".into(), id.clone());
+        let request = DeleteTokenRequest { user_id, token_id, allow_missing: true };
+        app.tokens().delete_token(request).await.ok()
+    })
+    .await;
     let answer = left_behind.try_validate(&secret, &[]).await;
     assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
 }

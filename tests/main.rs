@@ -84,6 +84,8 @@ mod readiness;
 mod readme;
 /// Deletions of accounts that a failover or a restore has lost are applied again.
 mod replay;
+/// What is older than its retention is purged, in batches between calls; nothing else is.
+mod retention;
 /// A call whose answer was lost can be repeated.
 mod retried_calls;
 /// The protocol of revocations holds over all interleavings, and not without any one of its rules.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use latchkey::{
     proto::latchkey::{CreateTokenRequest, DeleteTokenRequest, invalid::Reason},
-    registry::TokenRegistry,
+    registry::{PurgedRows, Retention, TokenRegistry},
     token::UserId,
 };
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
@@ -29,11 +29,18 @@ const TOKENS_OF_EACH: usize = 25;
 const POLL: &str = "10ms";
 const SEVERAL_POLLS: Duration = Duration::from_millis(50);
 
+/// So many rows of each kind are old enough to be purged; the others are not.
+const OLD: usize = 1_000;
+const LATER: &str = "'2100-01-01T00:00:00+00:00'";
+/// The indexes that a purge reads.
+const PURGE_INDEXES: [&str; 4] = ["tokens_revoked", "tokens_expiry", "users_to_purge", "token_events_at"];
+
 /// The statements that fill the tables.
-fn fill(database: Database) -> [String; 4] {
+fn fill(database: Database) -> Vec<String> {
     let (users, tokens) = (database.series(USERS), database.series(TOKENS_OF_EACH));
     let id = database.random_id();
-    [
+    let mut statements = database.old_rows(OLD);
+    statements.extend([
         format!("INSERT INTO users (user_id) SELECT 'user ' || u.n FROM {users} AS u"),
         format!(
             "INSERT INTO tokens (id, user_id, name, secret_hash, scopes, created_at) \
@@ -42,14 +49,15 @@ fn fill(database: Database) -> [String; 4] {
         ),
         format!(
             "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
-             SELECT {SOME_TIME}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
+             SELECT {LATER}, 'token_revoked', {id}, 'user ' || u.n, 'a' \
              FROM {users} AS u CROSS JOIN {tokens} AS t"
         ),
-        format!(
-            "INSERT INTO create_requests (user_id, request_id, token_id, content, created_at) \
-             SELECT 'user ' || u.n, {id}, {id}, '', {SOME_TIME} FROM {users} AS u CROSS JOIN {tokens} AS t"
-        ),
-    ]
+    ]);
+    statements.push(format!(
+        "INSERT INTO create_requests (user_id, request_id, token_id, content, created_at) \
+         SELECT 'user ' || u.n, {id}, {id}, '', {SOME_TIME} FROM {users} AS u CROSS JOIN {tokens} AS t"
+    ));
+    statements
 }
 
 /// A request that can be repeated.
@@ -78,6 +86,13 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
     app.delete_user("new user").await;
     assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted));
     app.refuses(&one, Reason::Revoked).await;
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let mut purger = app.server.registry().purger(Retention { events: DAY, tokens: DAY });
+    let PurgedRows { tokens, events, requests } = purger.purge_once().await.unwrap();
+    assert_eq!((tokens, events), (3 * OLD as u64, 0));
+    assert!(requests > 0);
+    let PurgedRows { tokens, events, requests } = purger.purge_once().await.unwrap();
+    assert_eq!((tokens, events, requests), (0, OLD as u64, 0));
 }
 
 /// Queries what a replay of the account events does, which is done on PostgreSQL alone.
@@ -120,9 +135,10 @@ async fn on_postgres_no_query_reads_a_whole_table() {
     replay(app.server.registry()).await;
 
     let seen = |table: &str, verb: &str| {
-        plans(&postgres.log()[filled..])
-            .iter()
-            .any(|plan| plan.contains(verb) && plan.contains(&format!("\"{table}\"")))
+        plans(&postgres.log()[filled..]).iter().any(|plan| {
+            [format!("\"{table}\""), format!("{verb} INTO {table} ")].iter().any(|text| plan.contains(text))
+                && plan.contains(verb)
+        })
     };
     until("the plans", || async { seen("users", "UPDATE").then_some(()) }).await;
     for (verb, table) in [
@@ -147,6 +163,10 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         "json_array_elements_text",
     ] {
         assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
+    }
+    for index in PURGE_INDEXES {
+        let is_read = |plan: &String| plan.contains(&format!("Index Scan using {index}"));
+        assert!(plans(&log).iter().any(is_read), "{index} is not read");
     }
     for plan in plans(&log) {
         for table in TABLES {
@@ -192,7 +212,7 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
     for expected in [
         "INSERT INTO \"tokens\"",
         "INSERT INTO \"users\"",
-        "INSERT INTO \"token_events\"",
+        "INSERT INTO token_events",
         "INSERT INTO \"create_requests\"",
         "FROM create_requests",
         "SET \"secret_hash\"",
@@ -204,10 +224,14 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         "VALUES ($1, $2)",
         "WHERE id > $1 AND id <= $2",
         "ORDER BY \"tokens\".\"id\" DESC",
+        "DELETE FROM tokens",
+        "DELETE FROM token_events",
+        "UPDATE users SET tokens_purged_at",
     ] {
         assert!(made.iter().any(|sql| sql.contains(expected)), "{expected} was not queried: {made:#?}");
     }
     let database = app.database().await;
+    let mut read = BTreeSet::new();
     for sql in made {
         let explain = async |how: &str, column: &str| -> Vec<String> {
             let explain = Statement::from_string(DbBackend::Sqlite, format!("{how} {sql}"));
@@ -215,6 +239,11 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
             rows.iter().map(|row| row.try_get("", column).unwrap()).collect()
         };
         let plan = explain("EXPLAIN QUERY PLAN", "detail").await;
+        read.extend(
+            PURGE_INDEXES
+                .into_iter()
+                .filter(|index| plan.iter().any(|step| step.contains(&format!(" INDEX {index} (")))),
+        );
         let scanned = |step: &&String| {
             let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
             table.is_some_and(|table| TABLES.contains(&table))
@@ -224,6 +253,7 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         let skipped = explain("EXPLAIN", "opcode").await.iter().filter(|it| *it == "FkIfZero").count();
         assert!(plan.iter().filter(scanned).count() <= skipped, "{sql}: {plan:#?}");
     }
+    assert_eq!(read, BTreeSet::from(PURGE_INDEXES));
 }
 
 /// A verb and the tables that a statement names. Polls, which run at any time, are left out.

@@ -15,6 +15,7 @@ enum Users {
     Table,
     UserId,
     DeletedAt,
+    TokensPurgedAt,
 }
 
 #[derive(DeriveIden)]
@@ -79,12 +80,16 @@ enum AccountEventReplays {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(users()).await?;
+        manager.create_index(users_to_purge()).await?;
         manager.create_table(tokens()).await?;
         manager.create_index(tokens_name()).await?;
         manager.create_index(tokens_page()).await?;
         manager.create_table(create_requests()).await?;
         manager.create_index(create_requests_created_at()).await?;
+        manager.create_index(tokens_revoked()).await?;
+        manager.create_index(tokens_expiry()).await?;
         manager.create_table(token_events()).await?;
+        manager.create_index(token_events_at()).await?;
         create_epoch(manager).await?;
         manager.create_table(replicas()).await?;
         manager.create_table(account_event_replays()).await?;
@@ -118,6 +123,19 @@ fn users() -> TableCreateStatement {
         .table(Users::Table)
         .col(text(Users::UserId).primary_key())
         .col(timestamp_with_time_zone_null(Users::DeletedAt))
+        .col(timestamp_with_time_zone_null(Users::TokensPurgedAt))
+        .to_owned()
+}
+
+/// Finds the deleted accounts that still have tokens to purge. Each leaves the index when its tokens are gone, so that
+/// tombstones, which stay for good, cost a purge nothing.
+fn users_to_purge() -> IndexCreateStatement {
+    Index::create()
+        .name("users_to_purge")
+        .table(Users::Table)
+        .col(Users::DeletedAt)
+        .and_where(Expr::col(Users::DeletedAt).is_not_null())
+        .and_where(Expr::col(Users::TokensPurgedAt).is_null())
         .to_owned()
 }
 
@@ -185,6 +203,26 @@ fn create_requests_created_at() -> IndexCreateStatement {
         .to_owned()
 }
 
+/// Finds the revoked tokens to purge.
+fn tokens_revoked() -> IndexCreateStatement {
+    Index::create()
+        .name("tokens_revoked")
+        .table(Tokens::Table)
+        .col(Tokens::RevokedAt)
+        .and_where(Expr::col(Tokens::RevokedAt).is_not_null())
+        .to_owned()
+}
+
+/// Finds the expired tokens to purge.
+fn tokens_expiry() -> IndexCreateStatement {
+    Index::create()
+        .name("tokens_expiry")
+        .table(Tokens::Table)
+        .col(Tokens::ExpiresAt)
+        .and_where(Expr::col(Tokens::ExpiresAt).is_not_null())
+        .to_owned()
+}
+
 /// On SQLite, which has one writer at a time, `id` is in commit order, and replicas read the log by it.
 fn token_events() -> TableCreateStatement {
     Table::create()
@@ -197,6 +235,11 @@ fn token_events() -> TableCreateStatement {
         .col(text(TokenEvents::Actor))
         .col(text_null(TokenEvents::Reason))
         .to_owned()
+}
+
+/// Finds the events to purge.
+fn token_events_at() -> IndexCreateStatement {
+    Index::create().name("token_events_at").table(TokenEvents::Table).col(TokenEvents::At).to_owned()
 }
 
 /// The id of the transaction that wrote the event. On PostgreSQL `id` is not in commit order, so replicas read the

@@ -126,6 +126,23 @@ impl UserDeleted {
     /// The database failed; a retry may succeed.
     pub async fn apply(&self, registry: &TokenRegistry) -> Result<(), RegistryError> {
         registry.revoke_user(&self.user_id, self.deleted_at, &self.source, &self.event_id).await?;
+        self.log_time_error();
+        Ok(())
+    }
+
+    /// Applies an event again that was acknowledged before, and whose effect the database has lost. Does not wait for the
+    /// other replicas.
+    ///
+    /// # Errors
+    ///
+    /// The database failed; a retry may succeed.
+    pub async fn apply_again(&self, registry: &TokenRegistry) -> Result<(), RegistryError> {
+        registry.commit_deletion(&self.user_id, self.deleted_at, &self.source, &self.event_id).await?;
+        self.log_time_error();
+        Ok(())
+    }
+
+    fn log_time_error(&self) {
         if let Some(error) = &self.delete_time_error {
             let (user_id, event_id) = (self.user_id.as_str(), &self.event_id);
             tracing::warn!(
@@ -135,7 +152,6 @@ impl UserDeleted {
                 "the time of the deletion cannot be read; using the present time"
             );
         }
-        Ok(())
     }
 }
 

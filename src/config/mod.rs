@@ -5,6 +5,7 @@ mod environment;
 mod error;
 mod load;
 mod nats;
+mod retention;
 mod serve;
 mod values;
 
@@ -14,5 +15,5 @@ pub(crate) use self::{
 };
 pub use self::{
     database::DatabaseConfig, environment::check_environment, error::ConfigError, load::parse,
-    nats::NatsConfig, serve::Config,
+    nats::NatsConfig, retention::RetentionConfig, serve::Config,
 };

@@ -9,7 +9,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    ConfigError, DatabaseConfig, NatsConfig,
+    ConfigError, DatabaseConfig, NatsConfig, RetentionConfig,
     load::parse,
     values::{duration, switch},
 };
@@ -128,6 +128,10 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_LAST_USED_INTERVAL", value_name = "DURATION", default_value = "30s",
         value_parser = duration::<1_000, 3_600_000>)]
     pub last_used_interval: Duration,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub retention: RetentionConfig,
 
     /// How long calls in flight may continue after SIGTERM or SIGINT: 0s to 10m.
     #[arg(long, env = "LATCHKEY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "20s",

@@ -202,7 +202,17 @@ fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
         connections.with_label_values(&[pool.name, "idle"]).set(pool.idle as f64);
         most.with_label_values(&[pool.name]).set(f64::from(pool.max));
     }
-    Ok([connections.collect(), most.collect()].concat())
+    let purged = IntCounterVec::new(
+        Opts::new("latchkey_purged_rows_total", "Rows that were purged because of their age, by table."),
+        &["table"],
+    )?;
+    let rows = state.registry.purged_rows();
+    for (table, count) in
+        [("tokens", rows.tokens), ("token_events", rows.events), ("create_requests", rows.requests)]
+    {
+        purged.with_label_values(&[table]).inc_by(count);
+    }
+    Ok([connections.collect(), most.collect(), purged.collect()].concat())
 }
 
 fn counter(name: &str, help: &str, value: u64) -> Result<Vec<MetricFamily>, prometheus::Error> {

@@ -170,7 +170,9 @@ impl Replay {
             return Ok(0);
         }
         for event in lost.iter().filter_map(|user| events.get(user)) {
-            timeout(*bound, event.apply(registry)).await.map_err(|_| "a transaction took too long")??;
+            timeout(*bound, event.apply_again(registry))
+                .await
+                .map_err(|_| "a transaction took too long")??;
             counts.count_replayed();
         }
         // A transaction may have used a connection to the server that a failover has replaced.

@@ -3,6 +3,7 @@
 mod error;
 mod issue;
 mod list;
+mod purge;
 mod repeat;
 mod replays;
 mod revoke;
@@ -13,6 +14,7 @@ pub use self::{
     error::RegistryError,
     issue::{Issued, NewToken},
     list::Page,
+    purge::{PurgedRows, Purger, Retention},
     token_registry::TokenRegistry,
     validate::{Reason, Verdict},
 };

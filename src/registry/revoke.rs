@@ -64,6 +64,24 @@ impl TokenRegistry {
         actor: &str,
         event_id: &str,
     ) -> Result<(), RegistryError> {
+        let epoch = self.commit_deletion(user, deleted_at, actor, event_id).await?;
+        // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
+        Ok(self.authenticator.all_have_seen(epoch).await?)
+    }
+
+    /// As [`TokenRegistry::revoke_user`], but returns after the commit, with the epoch of the transaction. For events that were
+    /// acknowledged long ago.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the database.
+    pub async fn commit_deletion(
+        &self,
+        user: &UserId,
+        deleted_at: Option<DateTime<Utc>>,
+        actor: &str,
+        event_id: &str,
+    ) -> Result<Option<Uuid>, RegistryError> {
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
@@ -92,8 +110,6 @@ impl TokenRegistry {
             committed?;
             Ok(epoch)
         };
-        let epoch = self.store.write::<_, RegistryError, _>(delete).await?;
-        // Also if it was deleted before: the call that deleted it may have ended before all replicas had seen it.
-        Ok(self.authenticator.all_have_seen(epoch).await?)
+        self.store.write(delete).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RegistryError, validate::Outcomes};
+use super::{RegistryError, purge::PurgeCounts, validate::Outcomes};
 use crate::{
     clock::Clock,
     credentials::SecretVerifier,
@@ -25,6 +25,7 @@ pub struct TokenRegistry {
     pub(super) max_live_tokens: u64,
     pub(super) last_used: Arc<LastUsed>,
     pub(super) outcomes: Outcomes,
+    pub(super) purge_counts: Arc<PurgeCounts>,
 }
 
 impl TokenRegistry {
@@ -48,6 +49,7 @@ impl TokenRegistry {
             max_live_tokens,
             last_used: Arc::default(),
             outcomes: Outcomes::default(),
+            purge_counts: Arc::default(),
         }
     }
 

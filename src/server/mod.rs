@@ -1,5 +1,6 @@
 //! The running service: wiring, readiness, shutdown.
 
+mod purge;
 mod readiness;
 mod shutdown;
 mod wiring;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServeError, readiness::DatabaseWatch};
+use super::{ServeError, purge::purge_at_intervals, readiness::DatabaseWatch};
 use crate::{config::Config, registry::TokenRegistry, store::Store, validation::RevocationTail};
 
 pub(super) struct Service {
@@ -27,8 +27,12 @@ impl Service {
         let watch = tokio::spawn(self.watch.run(self.stop.clone()));
         let revocations = tokio::spawn(tail.follow(config.revocation_poll));
         let last_uses = tokio::spawn(write_last_uses(Arc::clone(&self.registry), config.last_used_interval));
+        let purger = self.registry.purger(config.retention.retention());
+        let purges =
+            tokio::spawn(purge_at_intervals(purger, config.retention.purge_interval, self.stop.clone()));
         let ended = end(&mut transports, &self.stop, config.shutdown_grace).await;
         watch.await?;
+        purges.await?;
         revocations.abort();
         last_uses.abort();
         // After the last call, so that its use is written.

@@ -15,6 +15,7 @@ mod reachability;
 mod renewal;
 mod replays;
 mod replicas;
+mod retention;
 mod revocation_log;
 mod token_lookup;
 mod tokens;
@@ -29,6 +30,7 @@ pub use self::{
     pool::PoolState,
     renewal::Renewer,
     replicas::{Change, Replica, Replicas},
+    retention::{LogPosition, Outdated, PurgedBatch},
     revocation_log::{Eviction, LogHead},
     token_lookup::{StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},

@@ -29,6 +29,9 @@ pub(super) struct TailCounters {
     pub(super) oldest_renewal: AtomicI64,
 }
 
+/// How long ago the last read may be. Events stay in the log for an hour at least before they are purged.
+const LONGEST_GAP: Duration = Duration::from_secs(20 * 60);
+
 /// Follows the revocation log, and evicts from memory what it tells of.
 ///
 /// The order is what makes a revocation complete when the call returns: a replica registers before it uses its memory,
@@ -209,14 +212,15 @@ impl RevocationTail {
 
     /// Evicts what was revoked since the last read.
     async fn evict(&mut self, head: &LogHead) -> Result<(), StoreError> {
+        let is_recent = since_boot().saturating_sub(self.read_at) < LONGEST_GAP;
         let evictions = match &self.head {
-            Some(from) => match within(self.bound, self.store.evictions(from, head)).await {
+            Some(from) if is_recent => match within(self.bound, self.store.evictions(from, head)).await {
                 Ok(evictions) => evictions,
                 // A timeout counts as too many events.
                 Err(StoreError::Timeout) => None,
                 Err(error) => return Err(error),
             },
-            None => None,
+            _ => None,
         };
         match evictions {
             Some(evictions) => {
@@ -230,7 +234,7 @@ impl RevocationTail {
             None => {
                 if self.head.is_some() {
                     tracing::warn!(
-                        "evicted all tokens: too many revocations at once, or a restored database"
+                        "evicted all tokens: too many revocations to read, or a restored database"
                     );
                 }
                 self.is_awaited |= head.other_replicas > 0;

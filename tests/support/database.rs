@@ -47,6 +47,32 @@ impl Database {
         }
     }
 
+    /// Statements that insert `count` rows of each kind that a purge deletes: events, and tokens that were revoked or have
+    /// expired, or whose account was deleted; those are ten per account.
+    pub fn old_rows(self, count: usize) -> Vec<String> {
+        let (id, series, accounts) = (self.random_id(), self.series(count), count / 10);
+        let tokens = |user: &str, name: &str, column: &str, time: &str| {
+            format!(
+                "INSERT INTO tokens (id, user_id, name, secret_hash, scopes, created_at, {column}) \
+                 SELECT {id}, {user}, '{name} ' || n, 'x', '', {SOME_TIME}, {time} FROM {series} AS s"
+            )
+        };
+        vec![
+            "INSERT INTO users (user_id) VALUES ('old')".to_owned(),
+            format!(
+                "INSERT INTO users (user_id, deleted_at) SELECT 'deleted ' || n, {SOME_TIME} FROM {} AS s",
+                self.series(accounts)
+            ),
+            tokens("'old'", "revoked", "revoked_at", SOME_TIME),
+            tokens("'old'", "expired", "expires_at", SOME_TIME),
+            tokens(&format!("'deleted ' || (n % {accounts} + 1)"), "kept", "expires_at", "NULL"),
+            format!(
+                "INSERT INTO token_events (at, kind, user_id, actor) \
+                 SELECT {SOME_TIME}, 'token_issued', 'old', 'old' FROM {series} AS s"
+            ),
+        ]
+    }
+
     /// The id of a token as a literal.
     pub fn id(self, id: &str) -> String {
         match self {
@@ -61,5 +87,5 @@ pub fn sqlite_file(folder: &Path) -> std::path::PathBuf {
     folder.join("test.db")
 }
 
-/// A time literal for rows whose time does not matter.
-pub const SOME_TIME: &str = "'2026-01-01 00:00:00+00:00'";
+/// A time literal for rows whose time does not matter, in the form in which the service stores times on SQLite.
+pub const SOME_TIME: &str = "'2026-01-01T00:00:00+00:00'";
