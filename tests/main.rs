@@ -48,6 +48,8 @@ mod first_start;
 mod full_disk;
 /// `latchkey health`: exit status 0 for a service that serves, 1 for any other.
 mod health_command;
+/// Whatever fails, no validation that begins after an acknowledged revocation accepts the token.
+mod history;
 /// A cached token is validated in memory: no database, no argon2.
 mod hot_path;
 /// The image: clean, pinned, not root; its program needs nothing else.

@@ -89,6 +89,15 @@ impl Postgres {
         self.running = None;
     }
 
+    /// Sends a signal to every process of the server.
+    pub fn signal_all(&self, signal: &str) {
+        let file = self.folder.path().join("data/postmaster.pid");
+        let process = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
+        // Without an error if one has just ended.
+        let _ = Command::new("kill").args(["-s", signal, &process]).status();
+        let _ = Command::new("pkill").args(["--signal", signal, "--parent", &process]).status();
+    }
+
     /// Starts the server again, on the same port.
     pub fn resume(&mut self) {
         let port = self.port.to_string();

@@ -1,10 +1,13 @@
-//! A TCP proxy that can drop what clients send, as a broken network does.
+//! A TCP proxy that fails in the ways in which a network does.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
 };
 
@@ -13,8 +16,29 @@ use super::postgres::Postgres;
 /// A proxy on a free port.
 pub struct Proxy {
     pub addr: SocketAddr,
-    swallow: watch::Sender<bool>,
+    network: watch::Sender<Network>,
+    /// Counts how often all connections were cut.
+    cuts: watch::Sender<u64>,
     port: watch::Sender<u16>,
+}
+
+/// What happens to bytes on their way.
+#[derive(Clone, Copy, Debug)]
+struct Network {
+    drops_requests: bool,
+    drops_answers: bool,
+    refuses: bool,
+    delay: Duration,
+}
+
+const SOUND: Network =
+    Network { drops_requests: false, drops_answers: false, refuses: false, delay: Duration::ZERO };
+
+/// A direction in which bytes go.
+#[derive(Clone, Copy)]
+enum Direction {
+    Requests,
+    Answers,
 }
 
 impl Proxy {
@@ -31,32 +55,25 @@ impl Proxy {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (swallow, swallowing) = watch::channel(false);
+        let (network, state) = watch::channel(SOUND);
+        let (cuts, cut) = watch::channel(0);
         let (port, target) = watch::channel(port);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (swallowing, port) = (swallowing.clone(), *target.borrow());
+                if state.borrow().refuses {
+                    continue;
+                }
+                let (state, mut cut, port) = (state.clone(), cut.clone(), *target.borrow());
+                cut.mark_unchanged();
                 tokio::spawn(async move {
-                    let server = TcpStream::connect(("127.0.0.1", port)).await?;
-                    let (mut from_client, mut to_client) = client.into_split();
-                    let (mut from_server, mut to_server) = server.into_split();
-                    let back = tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
-                    let mut buffer = [0; 4096];
-                    loop {
-                        let length = from_client.read(&mut buffer).await?;
-                        if length == 0 {
-                            break;
-                        }
-                        if !*swallowing.borrow() {
-                            to_server.write_all(&buffer[..length]).await?;
-                        }
+                    tokio::select! {
+                        _ = connect(client, port, state) => {}
+                        _ = cut.changed() => {}
                     }
-                    back.abort();
-                    std::io::Result::Ok(())
                 });
             }
         });
-        Self { addr, swallow, port }
+        Self { addr, network, cuts, port }
     }
 
     /// Forwards new connections to another port.
@@ -66,11 +83,67 @@ impl Proxy {
 
     /// Drops what clients send from now on; what the server sends still arrives.
     pub fn swallow_requests(&self) {
-        self.swallow.send_replace(true);
+        self.network.send_modify(|network| network.drops_requests = true);
     }
 
-    /// Forwards what clients send again; what was dropped is lost.
+    /// Drops what the server sends from now on; what clients send still arrives.
+    pub fn swallow_answers(&self) {
+        self.network.send_modify(|network| network.drops_answers = true);
+    }
+
+    /// Delays everything by this long in each direction.
+    pub fn delay(&self, delay: Duration) {
+        self.network.send_modify(|network| network.delay = delay);
+    }
+
+    /// Closes every connection, and refuses new ones.
+    pub fn cut(&self) {
+        self.network.send_modify(|network| network.refuses = true);
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Forwards everything again; what was dropped is lost.
     pub fn pass_requests(&self) {
-        self.swallow.send_replace(false);
+        self.network.send_replace(SOUND);
+    }
+}
+
+async fn connect(client: TcpStream, port: u16, state: watch::Receiver<Network>) -> std::io::Result<()> {
+    let server = TcpStream::connect(("127.0.0.1", port)).await?;
+    for stream in [&client, &server] {
+        stream.set_nodelay(true)?;
+    }
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // When one side closes, the other one is closed too.
+    tokio::select! {
+        ended = forward(from_client, to_server, Direction::Requests, state.clone()) => ended,
+        ended = forward(from_server, to_client, Direction::Answers, state) => ended,
+    }
+}
+
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    direction: Direction,
+    state: watch::Receiver<Network>,
+) -> std::io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let network = *state.borrow();
+        if !network.delay.is_zero() {
+            tokio::time::sleep(network.delay).await;
+        }
+        let is_dropped = match direction {
+            Direction::Requests => network.drops_requests,
+            Direction::Answers => network.drops_answers,
+        };
+        if !is_dropped {
+            to.write_all(&buffer[..length]).await?;
+        }
     }
 }
