@@ -76,6 +76,35 @@ async fn a_replica_that_is_cut_off_delays_a_revocation_by_its_lease_and_then_ans
     assert_eq!(reason, Reason::Revoked);
 }
 
+/// Every wait suits a database that is far away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_trip_of_150_milliseconds_costs_time_and_nothing_else() {
+    let app = App::start(Postgres).await;
+    let proxy = Proxy::to(postgres::Postgres::shared().port()).await;
+    proxy.delay(Duration::from_millis(75));
+    let url = format!("postgres://postgres@{}/{}", proxy.addr, app.url.rsplit('/').next().unwrap());
+    let far = App::start_on(url, tempfile::tempdir().unwrap(), &[]).await;
+    far.readiness_becomes(true).await;
+    let (_, kept) = app.issue("alice", "kept").await;
+    let began = Instant::now();
+    for round in 0.. {
+        let (id, secret) = app.issue("alice", &format!("token {round}")).await;
+        far.validate(&secret).await.unwrap();
+        far.validate(&kept).await.unwrap();
+        app.delete("alice", &id).await.unwrap();
+        assert_eq!(far.validate(&secret).await, Err(Reason::Revoked));
+        assert!(far.is_ready().await);
+        // Longer than a lease.
+        if began.elapsed() > Duration::from_secs(6) {
+            break;
+        }
+    }
+    let (id, secret) = app.issue("alice", "last").await;
+    app.validate(&secret).await.unwrap();
+    far.delete("alice", &id).await.unwrap();
+    assert_eq!(app.validate(&secret).await, Err(Reason::Revoked));
+}
+
 /// The clock that leases use also counts the time in which the process did not run.
 #[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

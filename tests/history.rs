@@ -218,12 +218,7 @@ impl World {
     async fn delete_user(&self, user: &str, tokens: &[Arc<TokenHistory>], replica: usize) {
         tokens.iter().for_each(|token| token.revocation_begins());
         let client = self.site.client(replica);
-        let deleting = tokio::spawn({
-            let user = user.to_owned();
-            // A task of its own, because the HTTP client panics when the connection breaks.
-            async move { client.try_delete_user(&user).await }
-        });
-        if let Ok(Ok(202)) = timeout(LONG_PATIENCE, deleting).await {
+        if let Ok(Some(202)) = timeout(LONG_PATIENCE, client.post_deletion(user)).await {
             let now = self.checker.now();
             tokens.iter().for_each(|token| token.is_acknowledged(now));
             self.revoked.fetch_add(1, Ordering::Relaxed);

@@ -76,7 +76,7 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
             "sea_orm.query_one",
             // The token and its event are inserted.
             "sea_orm.execute",
-            "sea_orm.execute",
+            "sea_orm.query_one",
             "sea_orm.commit",
         ]
     );

@@ -53,7 +53,6 @@ fn nanos(time: Duration) -> u64 {
 }
 
 /// An answer to a validation.
-#[derive(Debug)]
 pub struct Validation {
     pub replica: usize,
     /// Taken before the request was sent.
@@ -100,10 +99,11 @@ impl Checker {
             at => format!("acknowledged at {:?}", Duration::from_nanos(at)),
         };
         let (id, user) = (&token.id, &token.user);
-        self.violations
-            .lock()
-            .unwrap()
-            .push(format!("token {id} of {user} {violation}: {acknowledged}, {validation:?}"));
+        let Validation { replica, invoked, returned, verdict } = validation;
+        self.violations.lock().unwrap().push(format!(
+            "token {id} of {user} {violation}: {acknowledged}; replica {replica} said {verdict:?} between \
+                 {invoked:?} and {returned:?}"
+        ));
     }
 
     /// Returns the violations, each with the history around it.

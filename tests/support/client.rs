@@ -138,6 +138,11 @@ impl Client {
 
     /// Sends the event as [`Client::delete_user`] does, and returns the HTTP status.
     pub async fn try_delete_user(&self, user: &str) -> u16 {
+        self.post_deletion(user).await.unwrap()
+    }
+
+    /// Sends the event as [`Client::try_delete_user`] does; `None` if the connection breaks.
+    pub async fn post_deletion(&self, user: &str) -> Option<u16> {
         let event = serde_json::json!({
             "specversion": "1.0",
             "id": "event-1",
@@ -146,7 +151,8 @@ impl Client {
             "data": { "userId": user },
         });
         let headers = [("content-type", "application/cloudevents+json")];
-        self.post_event(&headers, event.to_string().as_bytes()).await.0
+        let sent = http::try_send(self.http_addr, "POST /events", &headers, event.to_string().as_bytes());
+        Some(sent.await?.0)
     }
 
     /// Posts an event, and returns the status, the head and the body of the answer.

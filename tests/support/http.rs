@@ -16,6 +16,16 @@ pub async fn send(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> (u16, String, String) {
+    try_send(addr, method_and_path, headers, body).await.unwrap()
+}
+
+/// Sends a request as [`send`] does; `None` if the connection breaks.
+pub async fn try_send(
+    addr: SocketAddr,
+    method_and_path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<(u16, String, String)> {
     let mut head = format!(
         "{method_and_path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
@@ -23,12 +33,12 @@ pub async fn send(
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    let mut tcp = TcpStream::connect(addr).await.unwrap();
-    tcp.write_all(&[head.as_bytes(), b"\r\n", body].concat()).await.unwrap();
+    let mut tcp = TcpStream::connect(addr).await.ok()?;
+    tcp.write_all(&[head.as_bytes(), b"\r\n", body].concat()).await.ok()?;
     let mut answer = Vec::new();
-    soon("answer", tcp.read_to_end(&mut answer)).await.unwrap();
+    soon("answer", tcp.read_to_end(&mut answer)).await.ok()?;
     let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, head.to_ascii_lowercase(), body.to_owned())
+    Some((status, head.to_ascii_lowercase(), body.to_owned()))
 }
