@@ -151,7 +151,8 @@ impl Client {
             "data": { "userId": user },
         });
         let headers = [("content-type", "application/cloudevents+json")];
-        let sent = http::try_send(self.http_addr, "POST /events", &headers, event.to_string().as_bytes());
+        let event = event.to_string();
+        let sent = http::try_send(self.http_addr, "POST /events", &headers, event.as_bytes());
         Some(sent.await?.0)
     }
 
