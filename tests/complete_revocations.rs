@@ -197,6 +197,24 @@ async fn a_caller_whose_deadline_comes_first_can_ask_again() {
     assert!(began.elapsed() < LEASE_ENDS_WITHIN, "{:?}", began.elapsed());
 }
 
+#[apply(on_both_databases)]
+#[tokio::test]
+async fn operators_see_the_replicas_that_revocations_wait_for(database: Database) {
+    let app = App::start(database).await;
+    let _replica = app.replica().await;
+    let (status, page) = app.get("/replicas").await;
+    assert_eq!(status, 200, "{page}");
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let replicas = page["replicas"].as_array().unwrap();
+    assert_eq!(replicas.len(), 2, "{page}");
+    assert_eq!(replicas.iter().filter(|replica| replica["is_this"] == true).count(), 1, "{page}");
+    for replica in replicas {
+        assert_eq!(replica["lease_seconds"], 5.0, "{page}");
+        assert!(replica["renewed_seconds_ago"].as_f64().unwrap() < 5.0, "{page}");
+    }
+    assert!(page["epoch"].is_string(), "{page}");
+}
+
 /// Neither a call that waits nor a lease holds the stop up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_waits_for_a_replica_does_not_hold_up_the_stop() {

@@ -87,6 +87,25 @@ async fn a_revocation_waits_for_a_replica_whose_row_the_failover_lost() {
     assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
 }
 
+/// After a crash PostgreSQL may assign ids of transactions again, by which replicas follow the revocation log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_database_empties_the_memory() {
+    let mut postgres = Postgres::start();
+    let url = postgres.create_database().await;
+    let app = App::start_on(url, tempfile::tempdir().unwrap(), &[]).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    app.validate(&secret).await.unwrap();
+    app.sql("UPDATE tokens SET name = 'changed'").await;
+    assert_eq!(app.validate(&secret).await.unwrap().name, "one", "from memory");
+    postgres.stop();
+    postgres.resume();
+    until("an answer from the database", || async {
+        let token = app.try_validate(&secret, &[]).await.ok()?.unwrap();
+        (token.name == "changed").then_some(())
+    })
+    .await;
+}
+
 /// Commits that a failover lost are not answered from memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_lost_commits_empties_the_memory() {

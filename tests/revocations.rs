@@ -88,6 +88,28 @@ async fn a_revocation_that_began_before_the_start_is_not_missed() {
     app.refuses(&early, Reason::Revoked).await;
 }
 
+/// A newer version may have kinds of events that take access away in new ways.
+#[apply(on_both_databases)]
+#[tokio::test]
+async fn an_event_of_a_kind_that_this_version_does_not_know_evicts(database: Database) {
+    let app = App::start(database).await;
+    let (id, secret) = app.issue("alice", "one").await;
+    for (name, token) in [("two", database.id(&id)), ("three", "NULL".to_owned())] {
+        let known = app.validate(&secret).await.unwrap().name;
+        app.sql(&format!("UPDATE tokens SET name = '{name}'")).await;
+        assert_eq!(app.validate(&secret).await.unwrap().name, known, "from memory");
+        app.sql(&format!(
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
+             VALUES ({SOME_TIME}, 'of_a_newer_version', {token}, 'alice', 'a')"
+        ))
+        .await;
+        until("an answer from the database", || async {
+            (app.validate(&secret).await.unwrap().name == name).then_some(())
+        })
+        .await;
+    }
+}
+
 /// When there are more events than one poll reads, the service evicts everything and continues behind them.
 #[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

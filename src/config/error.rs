@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use humantime::format_duration;
+
 /// Why the settings cannot be used.
 #[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +31,10 @@ pub enum ConfigError {
     DatabaseUrl(#[from] crate::store::DatabaseUrlError),
     /// The lease is too short for PostgreSQL.
     #[error(
-        "--max-staleness (LATCHKEY_MAX_STALENESS): is {max_staleness:?}; with PostgreSQL it must be at least 1s, and three \
-         times --revocation-poll (LATCHKEY_REVOCATION_POLL), which is {poll:?}"
+        "--max-staleness (LATCHKEY_MAX_STALENESS): is {}; with PostgreSQL it must be at least 1s, and three times \
+         --revocation-poll (LATCHKEY_REVOCATION_POLL), which is {}",
+        format_duration(*.max_staleness),
+        format_duration(*.poll)
     )]
     Lease { max_staleness: Duration, poll: Duration },
     /// The address can be reached from other machines, and nothing protects it.

@@ -289,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_is_too_short_for_postgresql_is_refused() {
+        let with = |url, staleness, poll| {
+            let arguments = ["--database-url", url, "--max-staleness", staleness, "--revocation-poll", poll];
+            parse(&arguments).unwrap().check()
+        };
+        let postgres = "postgres://u@h/d";
+        assert!(with(postgres, "1s", "100ms").is_ok());
+        assert!(with("sqlite://file.db", "0s", "1m").is_ok());
+        for (staleness, poll) in [("999ms", "10ms"), ("0s", "100ms"), ("5s", "2s")] {
+            let error = with(postgres, staleness, poll).unwrap_err().to_string();
+            assert!(error.contains(staleness) && error.contains("at least 1s"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_address_that_is_not_loopback_needs_insecure() {
         assert!(parse(&["--http-addr", "0.0.0.0:1"]).unwrap().check().is_err());
         for (address, is_allowed) in [
