@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use uuid::Uuid;
 
@@ -17,7 +16,7 @@ use super::{
     RevocationTail,
     cache::{self, Ticket, VerifiedTokens},
     lease::Lease,
-    replica_watch::{ReplicaWatch, WaitStatistics},
+    replica_watch::ReplicaWatch,
     revocation_tail::TailCounters,
 };
 use crate::{
@@ -68,41 +67,16 @@ pub enum LookupError {
 pub struct Authenticator {
     store: Store,
     verifier: Arc<SecretVerifier>,
-    verified: Arc<VerifiedTokens>,
-    lease: Arc<Lease>,
-    replicas: Arc<ReplicaWatch>,
-    tail: Arc<TailCounters>,
+    pub(super) verified: Arc<VerifiedTokens>,
+    pub(super) lease: Arc<Lease>,
+    pub(super) replicas: Arc<ReplicaWatch>,
+    pub(super) tail: Arc<TailCounters>,
     id: Uuid,
     poll_timeout: Duration,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
     cold_permits: Semaphore,
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
-/// What validation has done since the start.
-#[derive(Clone, Copy, Debug)]
-pub struct ValidationStatistics {
-    /// Validations that the cache answered.
-    pub hits: u64,
-    /// Validations that it did not answer.
-    pub misses: u64,
-    /// Tokens in the cache now.
-    pub entries: usize,
-    /// How long ago the last successful read of the revocation log began.
-    pub tail_lag: Duration,
-    /// How much is left of the lease; zero without one.
-    pub lease: Duration,
-    /// Events that were read from the revocation log.
-    pub events_read: u64,
-    /// Failovers and restores of the database that were noticed.
-    pub epoch_changes: u64,
-    /// The other replicas, as of the last read.
-    pub other_replicas: u64,
-    /// When another replica last renewed its lease, of the one for which that is longest ago.
-    pub oldest_renewal: Option<DateTime<Utc>>,
-    /// What waiting for the other replicas has cost.
-    pub waits: WaitStatistics,
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
 }
 
 /// A lookup in flight, shared by all callers with the same bearer token.
@@ -130,25 +104,6 @@ impl Authenticator {
             cold_permits: Semaphore::new(limits.cold_lookups),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
-        }
-    }
-
-    /// Returns what validation has done since the start.
-    pub fn statistics(&self) -> ValidationStatistics {
-        ValidationStatistics {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
-            entries: self.verified.len(),
-            tail_lag: self.lease.lag(),
-            lease: self.lease.remaining(),
-            events_read: self.tail.events.load(Ordering::Relaxed),
-            epoch_changes: self.tail.epoch_changes.load(Ordering::Relaxed),
-            other_replicas: self.tail.other_replicas.load(Ordering::Relaxed),
-            oldest_renewal: match self.tail.oldest_renewal.load(Ordering::Relaxed) {
-                0 => None,
-                micros => DateTime::from_timestamp_micros(micros),
-            },
-            waits: self.replicas.statistics(),
         }
     }
 

@@ -6,11 +6,14 @@ mod lease;
 mod lookup;
 mod replica_watch;
 mod revocation_tail;
+mod statistics;
+mod transitions;
 
 pub use self::{
     cache::BYTES_PER_ENTRY,
     last_used::LastUsed,
-    lookup::{Authenticated, Authenticator, LookupError, ValidationLimits, ValidationStatistics},
+    lookup::{Authenticated, Authenticator, LookupError, ValidationLimits},
     replica_watch::WaitStatistics,
     revocation_tail::RevocationTail,
+    statistics::ValidationStatistics,
 };

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
-use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper};
+use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper, transitions::Transitions};
 use crate::{
     clock::{Clock, since_boot},
     store::{LogHead, Renewer, Store, StoreError},
@@ -266,7 +266,7 @@ impl RevocationTail {
     fn renew_if_due(&mut self) {
         let Some(head) = self.head.clone() else { return };
         let began = since_boot();
-        let is_due = began >= self.renewed_at + self.lease.duration() / 3;
+        let is_due = !self.is_alone_on_a_file() && began >= self.renewed_at + self.lease.duration() / 3;
         if self.renewal.is_some() || !(is_due || self.is_awaited) {
             return;
         }
@@ -329,47 +329,4 @@ async fn finished(renewal: &mut Option<Renewal>) -> Renewed {
     };
     *renewal = None;
     Renewed { began, renewer, result }
-}
-
-/// Logs when something begins to fail, and when it works again.
-#[derive(Debug, Default)]
-struct Transitions {
-    read_fails: bool,
-    renewal_fails: bool,
-    clock_is_wrong: bool,
-}
-
-impl Transitions {
-    fn read(&mut self, polled: &Result<(), StoreError>) {
-        match polled {
-            Ok(()) if self.read_fails => tracing::info!("the revocation log is read again"),
-            Err(error) if !self.read_fails => tracing::warn!(%error, "the revocation log cannot be read"),
-            _ => {}
-        }
-        self.read_fails = polled.is_err();
-    }
-
-    fn renewed(&mut self, renewed: &Result<bool, StoreError>) {
-        match renewed {
-            Ok(_) if self.renewal_fails => tracing::info!("the lease is renewed again"),
-            Err(error) if !self.renewal_fails => {
-                tracing::warn!(%error, "the lease cannot be renewed: the database can be read but not written to");
-            }
-            _ => {}
-        }
-        self.renewal_fails = renewed.is_err();
-    }
-
-    fn clock(&mut self, clock: &Clock) {
-        if self.clock_is_wrong == clock.system_is_wrong() {
-            return;
-        }
-        self.clock_is_wrong = !self.clock_is_wrong;
-        let seconds_ahead = clock.system_ahead().as_seconds_f64();
-        if self.clock_is_wrong {
-            tracing::warn!(seconds_ahead, "the clock of this machine differs from the database's");
-        } else {
-            tracing::info!("the clock of this machine agrees with the database's again");
-        }
-    }
 }
