@@ -88,7 +88,7 @@ async fn a_new_broker_and_the_lines_for_nats_are_enough() {
     let (port, store) = (tools::free_port().to_string(), tempfile::tempdir().unwrap());
     let arguments = broker.trim().strip_prefix("nats-server ").unwrap().split(' ');
     let own = ["--port", &port, "--store_dir", store.path().to_str().unwrap()];
-    let _broker = GuardedProcess::start(&server, arguments.chain(own), None, "KILL", "Server is ready");
+    let _broker = GuardedProcess::start(&server, arguments.chain(own), None, "KILL", None, "Server is ready");
 
     let line = service.replace("4222", &port);
     let variables: Vec<_> = line.split(' ').map_while(|word| word.split_once('=')).collect();

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
@@ -19,19 +19,27 @@ pub struct GuardedProcess {
     output: Arc<Mutex<String>>,
 }
 
-const WATCH: &str = r#"signal=$1; shift; "$@" 2>&1 & read -r _; kill -s "$signal" $!; wait $!"#;
+/// A line that is read before the end of the pipe says that the test has gone on and cleans up by itself.
+const WATCH: &str = r#"signal=$1; folder=$2; shift 2; "$@" 2>&1 & read -r line; kill -s "$signal" $!; wait $!
+    [ -n "$line" ] || [ -z "$folder" ] || rm -rf "$folder""#;
 
 impl GuardedProcess {
-    /// Starts `program` as user `uid` and waits until a line of its output contains `ready`.
+    /// Starts `program` as user `uid` and waits until a line of its output contains `ready`. If the tests end without
+    /// dropping it, `folder` is removed.
     pub fn start<A: AsRef<OsStr>>(
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
         uid: Option<u32>,
         stop_signal: &str,
+        folder: Option<&Path>,
         ready: &str,
     ) -> Self {
         let mut command = Command::new("sh");
-        command.args(["-c", WATCH, "sh", stop_signal]).arg(program).args(arguments);
+        command
+            .args(["-c", WATCH, "sh", stop_signal])
+            .arg(folder.unwrap_or(Path::new("")))
+            .arg(program)
+            .args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
         if let Some(uid) = uid {
             command.uid(uid).gid(uid);
@@ -80,7 +88,10 @@ impl GuardedProcess {
 
 impl Drop for GuardedProcess {
     fn drop(&mut self) {
-        drop(self.shell.stdin.take());
+        if let Some(mut stdin) = self.shell.stdin.take() {
+            // Fails if the server, and with it the shell, has ended by itself.
+            let _ = stdin.write_all(b"dropped\n");
+        }
         let _ = self.shell.wait();
     }
 }

@@ -56,7 +56,7 @@ impl Nats {
         std::fs::write(&config, text).unwrap();
         let server = tools::find("nats-server", tools::INSTALL_NATS);
         let arguments = ["--config", config.to_str().unwrap()];
-        self.running = Some(GuardedProcess::start(&server, arguments, None, "KILL", "Server is ready"));
+        self.running = Some(GuardedProcess::start(&server, arguments, None, "KILL", None, "Server is ready"));
     }
 
     /// The URL of the broker.

@@ -64,7 +64,7 @@ impl Postgres {
         };
         let folder = folder.unwrap();
         chown(folder.path(), user(), user()).unwrap();
-        let mut initdb = Command::new(tools::find("initdb", tools::INSTALL_POSTGRES));
+        let mut initdb = Command::new(tools::find_postgres("initdb"));
         initdb.arg("--pgdata").arg(folder.path().join("data")).current_dir("/");
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
         initdb.args(options.initdb);
@@ -115,10 +115,11 @@ impl Postgres {
             arguments.extend(["-c", setting]);
         }
         self.running = Some(GuardedProcess::start(
-            &tools::find("postgres", tools::INSTALL_POSTGRES),
+            &tools::find_postgres("postgres"),
             arguments,
             user(),
             "QUIT",
+            Some(self.folder.path()),
             "ready to accept connections",
         ));
     }

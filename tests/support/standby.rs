@@ -22,7 +22,7 @@ impl Standby {
         let user = postgres::user();
         std::os::unix::fs::chown(folder.path(), user, user).unwrap();
         let data = folder.path().join("data");
-        let mut backup = Command::new(tools::find("pg_basebackup", tools::INSTALL_POSTGRES));
+        let mut backup = Command::new(tools::find_postgres("pg_basebackup"));
         backup.args([
             "--host=127.0.0.1",
             "--username=postgres",
@@ -49,10 +49,11 @@ impl Standby {
             arguments.extend(["-c", setting]);
         }
         let running = GuardedProcess::start(
-            &tools::find("postgres", tools::INSTALL_POSTGRES),
+            &tools::find_postgres("postgres"),
             arguments,
             user,
             "QUIT",
+            Some(folder.path()),
             "ready to accept read-only connections",
         );
         Self { _running: running, _folder: folder, port }

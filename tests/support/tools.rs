@@ -18,6 +18,18 @@ pub fn find(program: &str, how_to_install: &str) -> PathBuf {
     })
 }
 
+/// The path of a program of PostgreSQL: in the folder `POSTGRES_BIN`, if that variable is set.
+///
+/// # Panics
+///
+/// As [`find`].
+pub fn find_postgres(program: &str) -> PathBuf {
+    let Some(folder) = std::env::var_os("POSTGRES_BIN") else { return find(program, INSTALL_POSTGRES) };
+    let file = PathBuf::from(folder).join(program);
+    assert!(file.is_file(), "{}: there is no such file; unset POSTGRES_BIN, or correct it", file.display());
+    file
+}
+
 /// The folders with programs: those of PATH, and those where Debian keeps servers.
 pub fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
