@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use latchkey::proto::latchkey::invalid::Reason;
+use latchkey::proto::latchkey::{DeleteTokenRequest, invalid::Reason};
 use rstest_reuse::apply;
 use sea_orm::ConnectionTrait as _;
 use tonic::Code;
@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::support::{
     App,
     Database::{self, Postgres},
+    database::SOME_TIME,
     latchkey::Process,
     on_both_databases, postgres,
     proxy::Proxy,
@@ -213,6 +214,38 @@ async fn operators_see_the_replicas_that_revocations_wait_for(database: Database
         assert!(replica["renewed_seconds_ago"].as_f64().unwrap() < 5.0, "{page}");
     }
     assert!(page["epoch"].is_string(), "{page}");
+}
+
+/// The replica that revoked it may have crashed before it told anybody. The one that is asked next has not read it yet.
+#[apply(on_both_databases)]
+#[tokio::test]
+async fn a_repeated_call_is_complete_too(database: Database) {
+    let settings = ["--revocation-poll", "5s", "--max-staleness", "30s"];
+    let app = App::start_with(database, &settings).await;
+    let (id, token) = app.issue("alice", "one").await;
+    let (_, account) = app.issue("bob", "two").await;
+    app.validate(&token).await.unwrap();
+    app.validate(&account).await.unwrap();
+    let literal = database.id(&id);
+    for sql in [
+        format!("UPDATE tokens SET revoked_at = {SOME_TIME}, revoke_reason = 'deleted' WHERE id = {literal}"),
+        format!(
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor) \
+             VALUES ({SOME_TIME}, 'token_revoked', {literal}, 'alice', 'alice')"
+        ),
+        format!("UPDATE users SET deleted_at = {SOME_TIME} WHERE user_id = 'bob'"),
+        format!(
+            "INSERT INTO token_events (at, kind, user_id, actor) \
+             VALUES ({SOME_TIME}, 'user_deleted', 'bob', 'identity')"
+        ),
+    ] {
+        app.sql(&sql).await;
+    }
+    let (user_id, token_id) = ("alice".into(), id);
+    app.tokens().delete_token(DeleteTokenRequest { user_id, token_id, allow_missing: true }).await.unwrap();
+    assert_eq!(app.validate(&token).await, Err(Reason::Revoked));
+    app.delete_user("bob").await;
+    assert_eq!(app.validate(&account).await, Err(Reason::UserDeleted));
 }
 
 /// Neither a call that waits nor a lease holds the stop up.

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use latchkey::proto::latchkey::DeleteTokenRequest;
 use rand::{
     RngExt as _, SeedableRng as _,
     rngs::StdRng,
@@ -38,7 +39,10 @@ const PATIENCE: Duration = Duration::from_millis(1_500);
 const LONG_PATIENCE: Duration = Duration::from_secs(6);
 /// The shortest and the longest fault, and the longest pause between two, in milliseconds.
 const FAULT_MILLIS: std::ops::Range<u64> = 100..2_500;
-const PAUSE_MILLIS: std::ops::Range<u64> = 50..600;
+const PAUSE_MILLIS: std::ops::Range<u64> = 50..1_200;
+/// How often a revocation is tried, and how long a caller waits that gives up early.
+const ATTEMPTS: usize = 4;
+const IMPATIENCE: Duration = Duration::from_millis(150);
 
 struct World {
     site: Site,
@@ -68,23 +72,27 @@ async fn no_validation_that_begins_after_an_acknowledged_revocation_accepts_the_
         faults: Mutex::default(),
     });
 
-    let mut callers = JoinSet::new();
-    for n in 0..VALIDATORS as u64 {
-        callers.spawn(validate(Arc::clone(&world), StdRng::seed_from_u64(seed + 100 + n)));
-    }
-    for n in 0..MANAGERS as u64 {
-        callers.spawn(manage(Arc::clone(&world), n, StdRng::seed_from_u64(seed + 200 + n)));
-    }
+    let mut seeds = StdRng::seed_from_u64(seed);
     // Two at once: faults meet.
     let mut faults = JoinSet::new();
-    for n in 0..2 {
-        faults.spawn(fail(Arc::clone(&world), StdRng::seed_from_u64(seed + n), duration));
+    for _ in 0..2 {
+        faults.spawn(fail(Arc::clone(&world), StdRng::from_rng(&mut seeds), duration));
+    }
+    let mut callers = JoinSet::new();
+    for _ in 0..VALIDATORS {
+        callers.spawn(validate(Arc::clone(&world), StdRng::from_rng(&mut seeds)));
+    }
+    for n in 0..MANAGERS {
+        callers.spawn(manage(Arc::clone(&world), n, StdRng::from_rng(&mut seeds)));
     }
     faults.join_all().await;
     world.site.recovers().await;
     // Calls that were under way have ended, and what is acknowledged holds everywhere.
     tokio::time::sleep(LONG_PATIENCE).await;
-    callers.shutdown().await;
+    callers.abort_all();
+    while let Some(ended) = callers.join_next().await {
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "a caller has failed");
+    }
     world.check_all().await;
     world.report(seed, duration);
 }
@@ -124,19 +132,28 @@ async fn validate(world: Arc<World>, mut random: StdRng) {
 }
 
 impl World {
-    async fn validate(&self, token: &TokenHistory, replica: usize) {
+    /// Returns whether there was an answer.
+    async fn validate(&self, token: &TokenHistory, replica: usize) -> bool {
         let client = self.site.client(replica);
         let invoked = self.checker.now();
         let answer = timeout(PATIENCE, client.try_validate(&token.secret, &[])).await;
         let Ok(Ok(verdict)) = answer else {
             self.unknown.fetch_add(1, Ordering::Relaxed);
-            return;
+            return false;
         };
         let verdict = verdict.map(drop);
         let counter = if verdict.is_ok() { &self.valid } else { &self.invalid };
         counter.fetch_add(1, Ordering::Relaxed);
         let returned = self.checker.now();
         self.checker.check(token, &Validation { replica, invoked, returned, verdict });
+        true
+    }
+
+    /// Validates a token on every replica, so that it is in memory, or right after its revocation.
+    async fn validate_everywhere(&self, token: &TokenHistory) {
+        for replica in 0..REPLICAS {
+            self.validate(token, replica).await;
+        }
     }
 
     /// Validates every token once more on every replica.
@@ -144,7 +161,7 @@ impl World {
         let tokens = self.tokens.lock().unwrap().clone();
         for token in tokens.iter().filter(|token| token.is_live() || token.is_revoked()) {
             for replica in 0..REPLICAS {
-                self.validate(token, replica).await;
+                assert!(self.validate(token, replica).await, "replica {replica} does not answer");
             }
         }
     }
@@ -169,19 +186,30 @@ impl World {
 }
 
 /// Creates tokens, and takes their access away, one by one or with their account.
-async fn manage(world: Arc<World>, manager: u64, mut random: StdRng) {
+async fn manage(world: Arc<World>, manager: usize, mut random: StdRng) {
     for round in 0.. {
         let user = format!("user {manager} {round}");
         let mine = world.create(&user, &mut random).await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
+        for token in &mine {
+            world.validate_everywhere(token).await;
+        }
         if random.random_range(0..3) == 0 {
-            world.delete_user(&user, &mine, random.random_range(0..REPLICAS)).await;
+            world.delete_user(&user, &mine, &mut random).await;
         } else {
             for token in &mine {
-                world.delete(token, random.random_range(0..REPLICAS)).await;
+                world.delete(token, &mut random).await;
             }
         }
+        for token in &mine {
+            world.validate_everywhere(token).await;
+        }
     }
+}
+
+/// How long a caller waits for an answer to a revocation: some give up early, and repeat the call elsewhere.
+fn patience(random: &mut StdRng) -> Duration {
+    if random.random_range(0..4) == 0 { IMPATIENCE } else { LONG_PATIENCE }
 }
 
 impl World {
@@ -205,24 +233,34 @@ impl World {
         created
     }
 
-    async fn delete(&self, token: &TokenHistory, replica: usize) {
+    async fn delete(&self, token: &TokenHistory, random: &mut StdRng) {
         token.revocation_begins();
-        let client = self.site.client(replica);
-        if let Ok(Ok(())) = timeout(LONG_PATIENCE, client.delete(&token.user, &token.id)).await {
-            token.is_acknowledged(self.checker.now());
-            self.revoked.fetch_add(1, Ordering::Relaxed);
-            self.checker.note(format!("deletion of {} acknowledged by {replica}", token.id));
+        for attempt in 0..ATTEMPTS {
+            let replica = random.random_range(0..REPLICAS);
+            let (user_id, token_id) = (token.user.clone(), token.id.clone());
+            let request = DeleteTokenRequest { user_id, token_id, allow_missing: attempt > 0 };
+            let mut client = self.site.client(replica).tokens();
+            if let Ok(Ok(_)) = timeout(patience(random), client.delete_token(request)).await {
+                token.is_acknowledged(self.checker.now());
+                self.revoked.fetch_add(1, Ordering::Relaxed);
+                self.checker.note(format!("deletion of {} acknowledged by {replica}", token.id));
+                return;
+            }
         }
     }
 
-    async fn delete_user(&self, user: &str, tokens: &[Arc<TokenHistory>], replica: usize) {
+    async fn delete_user(&self, user: &str, tokens: &[Arc<TokenHistory>], random: &mut StdRng) {
         tokens.iter().for_each(|token| token.revocation_begins());
-        let client = self.site.client(replica);
-        if let Ok(Some(202)) = timeout(LONG_PATIENCE, client.post_deletion(user)).await {
-            let now = self.checker.now();
-            tokens.iter().for_each(|token| token.is_acknowledged(now));
-            self.revoked.fetch_add(1, Ordering::Relaxed);
-            self.checker.note(format!("deletion of {user} acknowledged by {replica}"));
+        for _ in 0..ATTEMPTS {
+            let replica = random.random_range(0..REPLICAS);
+            let client = self.site.client(replica);
+            if let Ok(Some(202)) = timeout(patience(random), client.post_deletion(user)).await {
+                let now = self.checker.now();
+                tokens.iter().for_each(|token| token.is_acknowledged(now));
+                self.revoked.fetch_add(1, Ordering::Relaxed);
+                self.checker.note(format!("deletion of {user} acknowledged by {replica}"));
+                return;
+            }
         }
     }
 }

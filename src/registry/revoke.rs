@@ -26,11 +26,13 @@ impl TokenRegistry {
             let now = clock.now();
             let transaction = store.begin().await?;
             if !transaction.revoke_token(&user, id, now).await? {
-                return if allow_missing {
-                    Ok(transaction.epoch().await?)
-                } else {
-                    Err(RegistryError::NotFound)
-                };
+                if !allow_missing {
+                    return Err(RegistryError::NotFound);
+                }
+                let epoch = transaction.epoch().await?;
+                // Another replica may have revoked it, and this one may not have read that yet.
+                authenticator.evict(&Eviction::Token(id));
+                return Ok(epoch);
             }
             let epoch = transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
             let committed = transaction.commit(&gate).await;
@@ -88,7 +90,10 @@ impl TokenRegistry {
         let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
-                return Ok(transaction.epoch().await?);
+                let epoch = transaction.epoch().await?;
+                // Another replica may have deleted it, and this one may not have read that yet.
+                authenticator.evict(&Eviction::Account(user));
+                return Ok(epoch);
             }
             let now = clock.now();
             transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;

@@ -65,7 +65,7 @@ pub struct Validation {
 pub struct Checker {
     pub start: Instant,
     log: Mutex<Vec<(Duration, String)>>,
-    violations: Mutex<Vec<String>>,
+    violations: Mutex<Vec<(Duration, String)>>,
 }
 
 /// How much of the history is printed with a violation.
@@ -100,10 +100,11 @@ impl Checker {
         };
         let (id, user) = (&token.id, &token.user);
         let Validation { replica, invoked, returned, verdict } = validation;
-        self.violations.lock().unwrap().push(format!(
+        let text = format!(
             "token {id} of {user} {violation}: {acknowledged}; replica {replica} said {verdict:?} between \
-                 {invoked:?} and {returned:?}"
-        ));
+             {invoked:?} and {returned:?}"
+        );
+        self.violations.lock().unwrap().push((*returned, text));
     }
 
     /// Returns the violations, each with the history around it.
@@ -114,7 +115,7 @@ impl Checker {
             let lines = log.iter().filter(move |(at, _)| *at + CONTEXT > until && *at <= until);
             lines.map(|(at, what)| format!("  {at:?} {what}\n")).collect::<String>()
         };
-        violations.iter().map(|violation| format!("{violation}\n{}", recent(self.now()))).collect()
+        violations.iter().map(|(at, violation)| format!("{violation}\n{}", recent(*at))).collect()
     }
 
     pub fn has_failed(&self) -> bool {

@@ -33,11 +33,12 @@ pub enum Fault {
     CutNetwork,
     LoseRequests,
     LoseAnswers,
+    HoldNetwork,
     DelayNetwork,
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::KillReplica,
         Self::PauseReplica,
         Self::CrashDatabase,
@@ -45,6 +46,7 @@ impl Fault {
         Self::CutNetwork,
         Self::LoseRequests,
         Self::LoseAnswers,
+        Self::HoldNetwork,
         Self::DelayNetwork,
     ];
 }
@@ -58,6 +60,8 @@ struct Replica {
     folder: TempDir,
     url: String,
     proxy: Proxy,
+    /// One fault of the network at a time.
+    network: Mutex<()>,
     process: Mutex<Option<Process>>,
     client: RwLock<Client>,
 }
@@ -73,7 +77,14 @@ impl Site {
             let url = format!("postgres://postgres@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
             let process = start(folder.path(), &url);
             let client = RwLock::new(process.client().await);
-            replicas.push(Replica { folder, url, proxy, process: Mutex::new(Some(process)), client });
+            replicas.push(Replica {
+                folder,
+                url,
+                proxy,
+                network: Mutex::default(),
+                process: Mutex::new(Some(process)),
+                client,
+            });
         }
         Self { postgres: Mutex::new(postgres), replicas }
     }
@@ -86,7 +97,7 @@ impl Site {
     /// Makes a fault happen, for this long.
     pub async fn suffer(&self, fault: Fault, replica: usize, duration: Duration) {
         let pause = tokio::time::sleep(duration);
-        let Replica { proxy, process, .. } = &self.replicas[replica];
+        let Replica { proxy, process, network, .. } = &self.replicas[replica];
         match fault {
             Fault::KillReplica => {
                 let mut process = process.lock().await;
@@ -112,15 +123,22 @@ impl Site {
                 pause.await;
                 postgres.signal_all("CONT");
             }
-            Fault::CutNetwork => proxy.cut(),
-            Fault::LoseRequests => proxy.swallow_requests(),
-            Fault::LoseAnswers => proxy.swallow_answers(),
-            Fault::DelayNetwork => proxy.delay(Duration::from_millis(75)),
-        }
-        if matches!(fault, Fault::CutNetwork | Fault::LoseRequests | Fault::LoseAnswers | Fault::DelayNetwork)
-        {
-            tokio::time::sleep(duration).await;
-            proxy.pass_requests();
+            _ => {
+                let _alone = network.lock().await;
+                match fault {
+                    Fault::LoseRequests => proxy.swallow_requests(),
+                    Fault::LoseAnswers => proxy.swallow_answers(),
+                    Fault::HoldNetwork => proxy.hold(),
+                    Fault::DelayNetwork => proxy.delay(Duration::from_millis(75)),
+                    _ => proxy.cut(),
+                }
+                pause.await;
+                // No byte of a connection is lost while later ones arrive.
+                if matches!(fault, Fault::LoseRequests | Fault::LoseAnswers) {
+                    proxy.cut();
+                }
+                proxy.pass_requests();
+            }
         }
     }
 

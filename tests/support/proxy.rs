@@ -28,11 +28,17 @@ struct Network {
     drops_requests: bool,
     drops_answers: bool,
     refuses: bool,
+    holds: bool,
     delay: Duration,
 }
 
-const SOUND: Network =
-    Network { drops_requests: false, drops_answers: false, refuses: false, delay: Duration::ZERO };
+const SOUND: Network = Network {
+    drops_requests: false,
+    drops_answers: false,
+    refuses: false,
+    holds: false,
+    delay: Duration::ZERO,
+};
 
 /// A direction in which bytes go.
 #[derive(Clone, Copy)]
@@ -91,6 +97,11 @@ impl Proxy {
         self.network.send_modify(|network| network.drops_answers = true);
     }
 
+    /// Holds everything back until [`Proxy::pass_requests`]; then it arrives late.
+    pub fn hold(&self) {
+        self.network.send_modify(|network| network.holds = true);
+    }
+
     /// Delays everything by this long in each direction.
     pub fn delay(&self, delay: Duration) {
         self.network.send_modify(|network| network.delay = delay);
@@ -126,7 +137,7 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     direction: Direction,
-    state: watch::Receiver<Network>,
+    mut state: watch::Receiver<Network>,
 ) -> std::io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -134,7 +145,10 @@ async fn forward(
         if length == 0 {
             return Ok(());
         }
-        let network = *state.borrow();
+        // Fails only if the proxy is gone.
+        let Ok(network) = state.wait_for(|network| !network.holds).await.map(|network| *network) else {
+            return Ok(());
+        };
         if !network.delay.is_zero() {
             tokio::time::sleep(network.delay).await;
         }
