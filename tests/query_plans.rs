@@ -97,7 +97,7 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
 
 /// Queries what a replay of the account events does, which is done on PostgreSQL alone.
 async fn replay(registry: &TokenRegistry) {
-    let epoch = registry.epochs().borrow().clone().unwrap();
+    let epoch = registry.epochs().borrow().unwrap();
     registry.record_replay(epoch).await.unwrap();
     assert!(registry.is_replayed(epoch).await.unwrap());
     let users: [UserId; 2] = ["user 7", "new user"].map(|user| user.parse().unwrap());
