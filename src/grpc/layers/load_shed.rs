@@ -1,22 +1,24 @@
 //! Answers a call with RESOURCE_EXHAUSTED at once when the maximum number of calls is in flight.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
-use tokio::sync::Semaphore;
+use futures_util::{FutureExt as _, future::Either};
 use tonic::codegen::http::Request;
 
 use super::middleware::{Answer, Middleware};
 use crate::grpc::status;
 
-/// Bounds the number of calls in flight. Clones share the bound.
-#[derive(Clone, Debug)]
+/// Bounds the number of calls in flight.
+#[derive(Debug)]
 pub(in crate::grpc) struct LoadShed {
-    permits: Arc<Semaphore>,
+    limit: usize,
+    /// Each call in flight holds a clone, which is counted. A semaphore would lock a mutex for each call.
+    calls: Arc<()>,
 }
 
 impl LoadShed {
-    pub(in crate::grpc) fn new(calls: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(calls)) }
+    pub(in crate::grpc) fn new(limit: usize) -> Self {
+        Self { limit, calls: Arc::default() }
     }
 }
 
@@ -26,13 +28,15 @@ impl Middleware for LoadShed {
         N: FnOnce(Request<B>) -> F,
         F: Future<Output = Answer> + Send + 'static,
     {
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let admitted = permit.map(|permit| (permit, next(request)));
-        async move {
-            match admitted {
-                Ok((_permit, answer)) => answer.await,
-                Err(_) => Ok(status::overloaded().into_http()),
-            }
+        let permit = Arc::clone(&self.calls);
+        // Counts the clone in `self` too, so this is the number of calls in flight without this one. Cloned first: of
+        // calls that arrive at once, each counts those before it.
+        if Arc::strong_count(&permit) - 2 >= self.limit {
+            return Either::Right(ready(Ok(status::overloaded().into_http())));
         }
+        Either::Left(next(request).map(|answer| {
+            drop(permit);
+            answer
+        }))
     }
 }
