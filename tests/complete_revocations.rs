@@ -248,6 +248,23 @@ async fn a_repeated_call_is_complete_too(database: Database) {
     assert_eq!(app.validate(&account).await, Err(Reason::UserDeleted));
 }
 
+/// However many revocations wait, they leave validations their permits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_waits_for_a_replica_keeps_no_validation_out() {
+    let app = App::start_with(Postgres, &[&LEASE[..], &["--max-concurrent-requests", "1"]].concat()).await;
+    let (proxy, _cut_off) = behind_a_proxy(&app, &LEASE).await;
+    let (id, revoked) = app.issue("alice", "one").await;
+    let (_, kept) = app.issue("alice", "two").await;
+    app.validate(&kept).await.unwrap();
+    proxy.swallow_requests();
+    let client = app.client.clone();
+    let waits = tokio::spawn(async move { client.delete("alice", &id).await });
+    app.refuses(&revoked, Reason::Revoked).await;
+    app.validate(&kept).await.unwrap();
+    assert!(!waits.is_finished());
+    waits.await.unwrap().unwrap();
+}
+
 /// Neither a call that waits nor a lease holds the stop up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_waits_for_a_replica_does_not_hold_up_the_stop() {

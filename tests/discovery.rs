@@ -107,7 +107,7 @@ async fn grpcurl_shows_the_details_of_errors() {
         // A call whose message does not arrive holds the only permit, unless the probe below held it at that moment.
         let mut send = http2.send.clone().ready().await.unwrap();
         held.borrow_mut().push(send.send_request(RawHttp2::request("CreateToken", &[]), false).unwrap());
-        overloaded.try_validate("x", &[]).await.err()
+        overloaded.page("alice", 0, "").await.err()
     })
     .await;
     shows(

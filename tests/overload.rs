@@ -67,7 +67,7 @@ async fn calls_beyond_the_limit_are_refused_at_once(database: Database) {
             }
         }
     });
-    let refused = until("a refusal", || async { app.try_validate("x", &[]).await.err() }).await;
+    let refused = until("a refusal", || async { app.page("alice", 0, "").await.err() }).await;
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(has_retry_delay(&refused), "{refused}");
     assert!(app.is_serving("").await, "an overloaded service is healthy");

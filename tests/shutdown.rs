@@ -39,7 +39,7 @@ async fn call_in_flight(app: &App, settings: &[&str]) -> (Process, JoinHandle<Re
     // The call is in flight when a second one gets no permit.
     let client = process.client().await;
     until("the call to be in flight", || async {
-        let second = client.try_validate("", &[]).await;
+        let second = client.page("alice", 0, "").await;
         second.err().filter(|status| status.code() == Code::ResourceExhausted)
     })
     .await;

@@ -1,4 +1,5 @@
-//! The handler to compare with: it uses the same messages, and does nothing but, optionally, one SELECT by primary key.
+//! The handler to compare with: it uses the same messages, and does nothing but, optionally, one SELECT of a token
+//! and its account by their primary keys.
 
 use latchkey::{
     proto::latchkey::{
@@ -7,6 +8,7 @@ use latchkey::{
         token_service_server::{TokenService, TokenServiceServer},
         validate_token_response::Outcome,
     },
+    telemetry::{LogFormat, Telemetry},
     token::{BearerToken, Prefix},
 };
 use sea_orm::sqlx::{self, PgPool, Row as _, SqlitePool};
@@ -25,6 +27,8 @@ enum Table {
 }
 
 pub async fn serve(database: Option<&str>) {
+    // The service's log. Without one, tracing hands each event to the crate `log`, which sqlx asks it to do.
+    let _telemetry = Telemetry::init("warn", LogFormat::Json, false).unwrap();
     let table = match database {
         None => Table::None,
         Some(url) if url.starts_with("sqlite:") => Table::Sqlite(SqlitePool::connect(url).await.unwrap()),
@@ -37,19 +41,24 @@ pub async fn serve(database: Option<&str>) {
     tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
 }
 
+/// The query of a cold lookup, without what guards against a standby.
+const SELECT: &str = "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
+                      last_used_at, revoked_at, revoke_reason, users.deleted_at \
+                      FROM tokens JOIN users ON users.user_id = tokens.user_id WHERE tokens.id = $1";
+
 impl Table {
     async fn user_and_name(&self, id: Uuid) -> (String, String) {
         match self {
             Self::None => unreachable!("called only with a table"),
             Self::Sqlite(pool) => {
-                let query = sqlx::query("SELECT * FROM tokens WHERE id = ?").bind(id);
+                let query = sqlx::query(SELECT).bind(id);
                 let row = query.fetch_one(pool).await.unwrap();
-                (row.get("user_id"), row.get("name"))
+                (row.get(0), row.get(1))
             }
             Self::Postgres(pool) => {
-                let query = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id);
+                let query = sqlx::query(SELECT).bind(id);
                 let row = query.fetch_one(pool).await.unwrap();
-                (row.get("user_id"), row.get("name"))
+                (row.get(0), row.get(1))
             }
         }
     }

@@ -30,6 +30,10 @@ pub fn median(figures: &[f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
+pub fn minimum(figures: &[f64]) -> f64 {
+    figures.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 pub fn sorted(mut figures: Vec<f64>) -> Vec<f64> {
     figures.sort_by(f64::total_cmp);
     figures

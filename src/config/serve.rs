@@ -89,7 +89,8 @@ pub struct Config {
         value_parser = duration::<100, 300_000>)]
     pub request_timeout: Duration,
 
-    /// Maximum number of calls in flight: 1 to 100000. Further ones fail with RESOURCE_EXHAUSTED.
+    /// Maximum number of calls in flight: 1 to 100000. Further ones fail with RESOURCE_EXHAUSTED. Validations are counted
+    /// apart from the others, which may wait for a replica.
     #[arg(long, env = "LATCHKEY_MAX_CONCURRENT_REQUESTS", value_name = "COUNT", default_value_t = 1_024,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_concurrent_requests: u32,

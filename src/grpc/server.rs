@@ -1,21 +1,21 @@
 //! The gRPC server: its services, the layers around them, and the limits of its connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    body::Body,
+    codegen::http::{Request, Response},
+    server::NamedService,
     service::LayerExt as _,
-    transport::{
-        Server,
-        server::{Router, TcpIncoming},
-    },
+    transport::{Server, server::TcpIncoming},
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder};
 
 use super::{
-    layers::{self, MiddlewareLayer},
+    layers::{self, Chain, Direct, MiddlewareLayer},
     token_service,
 };
 use crate::{
@@ -71,34 +71,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-    router(registry, durations, health, limits)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await
-}
-
-/// Creates the histogram of the token service's calls.
-///
-/// # Errors
-///
-/// See [`RpcDurations::new`].
-pub fn durations() -> Result<RpcDurations, prometheus::Error> {
-    RpcDurations::new(&layers::method_names())
-}
-
-fn router(
-    registry: Arc<TokenRegistry>,
-    durations: RpcDurations,
-    health: HealthReporter,
-    limits: GrpcLimits,
-) -> Router {
-    let tokens = TokenServiceServer::new(token_service::TokenHandler { registry })
-        .max_decoding_message_size(MAX_MESSAGE);
-    let guarded = ServiceBuilder::new()
-        .layer(MiddlewareLayer(layers::Observe { durations }))
-        .layer(MiddlewareLayer(layers::LoadShed::new(limits.concurrent_requests)))
-        .layer(MiddlewareLayer(layers::Deadline { limit: limits.request_timeout }))
-        .map_response(layers::correct_status)
-        .named_layer(tokens);
+    let tokens = token_service(registry, durations, limits);
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
     let health = ServiceBuilder::new().map_response(layers::correct_status).named_layer(health);
@@ -113,14 +86,47 @@ fn router(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Server::builder()
+        .layer(Direct(tokens))
         .max_concurrent_streams(limits.streams)
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_PEER_ERRORS))
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(guarded)
         .add_service(health)
         .add_optional_service(reflection().build_v1().ok())
         .add_optional_service(reflection().build_v1alpha().ok())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
+}
+
+/// Creates the histogram of the token service's calls.
+///
+/// # Errors
+///
+/// See [`RpcDurations::new`].
+pub fn durations() -> Result<RpcDurations, prometheus::Error> {
+    RpcDurations::new(&layers::method_names())
+}
+
+/// Returns the token service with the layers around it.
+fn token_service(
+    registry: Arc<TokenRegistry>,
+    durations: RpcDurations,
+    limits: GrpcLimits,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ NamedService
++ Clone
++ Send
++ 'static {
+    let tokens = TokenServiceServer::new(token_service::TokenHandler { registry })
+        .max_decoding_message_size(MAX_MESSAGE);
+    let guard = Chain(
+        layers::Observe { durations },
+        Chain(
+            layers::LoadShed::new(limits.concurrent_requests),
+            Chain(layers::Deadline { limit: limits.request_timeout }, layers::CorrectStatus),
+        ),
+    );
+    MiddlewareLayer::new(guard).named_layer(tokens)
 }

@@ -139,7 +139,7 @@ fn token_id(text: &str) -> Result<Uuid, &'static str> {
 
 fn to_proto(token: &Token, prefix: &Prefix) -> pb::Token {
     pb::Token {
-        id: token.id.to_string(),
+        id: token.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned(),
         hint: token.hint(prefix),
         user_id: token.user_id.as_str().to_owned(),
         name: token.name.as_str().to_owned(),

@@ -10,10 +10,13 @@ const BUCKETS: [f64; 16] =
 
 /// A histogram of call durations. Clones share their values.
 #[derive(Clone, Debug)]
-pub struct RpcDurations {
+pub struct RpcDurations(Arc<Histograms>);
+
+#[derive(Debug)]
+struct Histograms {
     all: HistogramVec,
-    /// The histograms of successful calls, by method. Kept here because looking one up in `all` is slower.
-    ok: Arc<[(&'static str, Histogram)]>,
+    /// Those of successful calls, by method. Kept here because looking one up in `all` is slower.
+    ok: Vec<(&'static str, Histogram)>,
 }
 
 const OK: &str = "OK";
@@ -31,21 +34,21 @@ impl RpcDurations {
         );
         let all = HistogramVec::new(options.buckets(BUCKETS.into()), &["method", "code"])?;
         let ok = methods.iter().map(|method| (*method, all.with_label_values(&[*method, OK]))).collect();
-        Ok(Self { all, ok })
+        Ok(Self(Arc::new(Histograms { all, ok })))
     }
 
     /// Records that a call of `method` ended with `code` after `duration`. Both must come from closed lists, because
     /// every value of a label is kept in memory.
     pub fn observe(&self, method: &'static str, code: &'static str, duration: Duration) {
-        let ok = || self.ok.iter().find(|(known, _)| *known == method);
+        let ok = || self.0.ok.iter().find(|(known, _)| *known == method);
         match if code == OK { ok() } else { None } {
             Some((_, histogram)) => histogram.observe(duration.as_secs_f64()),
-            None => self.all.with_label_values(&[method, code]).observe(duration.as_secs_f64()),
+            None => self.0.all.with_label_values(&[method, code]).observe(duration.as_secs_f64()),
         }
     }
 
     /// Returns the histogram in Prometheus' form.
     pub fn collect(&self) -> Vec<MetricFamily> {
-        self.all.collect()
+        self.0.all.collect()
     }
 }

@@ -18,13 +18,42 @@ const VALUES: [u8; 256] = {
     values
 };
 
+/// How many digits are written and read at a time: as many as fit in 32 and in 64 bits. The arithmetic on the whole
+/// number is done once for so many digits.
+const PUSHED: usize = 5;
+const READ: usize = 10;
+
+/// The powers of 62 that fit in 64 bits.
+const POWERS: [u64; READ + 1] = {
+    let mut powers = [1; READ + 1];
+    let mut exponent = 1;
+    while exponent <= READ {
+        powers[exponent] = powers[exponent - 1] * 62;
+        exponent += 1;
+    }
+    powers
+};
+
 /// Length of a 128-bit id: 62^22 > 2^128.
 pub(super) const ID_DIGITS: usize = 22;
 
-pub(super) fn encode_id(id: Uuid) -> String {
-    let mut text = String::with_capacity(ID_DIGITS);
-    push(id.as_bytes(), ID_DIGITS, &mut text);
-    text
+/// How many digits of each end of an id a hint shows.
+const END: usize = 4;
+
+/// Returns the first and the last digits of an id, without computing those in between.
+pub(super) fn ends(id: Uuid) -> [[char; END]; 2] {
+    let id = id.as_u128();
+    let first = id / 62_u128.pow((ID_DIGITS - END) as u32);
+    [first, id % 62_u128.pow(END as u32)].map(|end| {
+        // Both are less than 62^4.
+        let mut rest = end as u32;
+        let mut digits = ['0'; END];
+        for digit in digits.iter_mut().rev() {
+            *digit = char::from(DIGITS[(rest % 62) as usize]);
+            rest /= 62;
+        }
+        digits
+    })
 }
 
 /// Appends `bytes` to `text` as a number of `digits` digits. `bytes` is big-endian, and 4, 8, … or 32 bytes long.
@@ -35,16 +64,23 @@ pub(super) fn push(bytes: &[u8], digits: usize, text: &mut String) {
         *limb = u32::from_be_bytes(*bytes);
     }
     let mut reversed = [0; 64];
-    for digit in &mut reversed[..digits] {
+    let reversed = &mut reversed[..digits];
+    for chunk in reversed.chunks_mut(PUSHED) {
         let mut rest = 0;
         for limb in limbs.iter_mut() {
             let value = rest << 32 | u64::from(*limb);
-            *limb = (value / 62) as u32;
-            rest = value % 62;
+            *limb = (value / POWERS[PUSHED]) as u32;
+            rest = value % POWERS[PUSHED];
         }
-        *digit = DIGITS[rest as usize];
+        // The most significant chunk may be shorter; what is left of it then is 0.
+        for digit in chunk {
+            *digit = DIGITS[(rest % 62) as usize];
+            rest /= 62;
+        }
     }
-    text.extend(reversed[..digits].iter().rev().map(|digit| char::from(*digit)));
+    reversed.reverse();
+    // Digits are ASCII.
+    text.push_str(str::from_utf8(reversed).unwrap_or_default());
     limbs.zeroize();
     reversed.zeroize();
 }
@@ -59,14 +95,17 @@ pub(super) enum DigitsError {
 /// Parses `text` into `limbs`, most significant limb first.
 pub(super) fn read<const LIMBS: usize>(text: &[u8], limbs: &mut [u64; LIMBS]) -> Result<(), DigitsError> {
     limbs.fill(0);
-    for byte in text {
-        let digit = VALUES[*byte as usize];
-        if digit == NOT_A_DIGIT {
-            return Err(DigitsError::NotADigit);
+    for chunk in text.chunks(READ) {
+        let mut carry = 0;
+        for byte in chunk {
+            let digit = VALUES[*byte as usize];
+            if digit == NOT_A_DIGIT {
+                return Err(DigitsError::NotADigit);
+            }
+            carry = carry * 62 + u64::from(digit);
         }
-        let mut carry = u64::from(digit);
         for limb in limbs.iter_mut().rev() {
-            let value = u128::from(*limb) * 62 + u128::from(carry);
+            let value = u128::from(*limb) * u128::from(POWERS[chunk.len()]) + u128::from(carry);
             *limb = value as u64;
             carry = (value >> 64) as u64;
         }
@@ -95,7 +134,22 @@ mod tests {
         assert_eq!(read(b"7n42DGM5Tflk9n8mt7Fhc_", &mut limbs), Err(DigitsError::NotADigit));
     }
 
+    fn encode_id(id: Uuid) -> String {
+        let mut text = String::new();
+        push(id.as_bytes(), ID_DIGITS, &mut text);
+        text
+    }
+
     proptest! {
+        #[test]
+        fn the_ends_of_an_id_are_its_first_and_last_digits(id: u128) {
+            let id = Uuid::from_u128(id);
+            let [first, last] = ends(id);
+            let text = encode_id(id);
+            prop_assert!(text.starts_with(&first.iter().collect::<String>()));
+            prop_assert!(text.ends_with(&last.iter().collect::<String>()));
+        }
+
         #[test]
         fn a_written_number_reads_back_the_same(bytes: [u8; 32]) {
             let mut text = String::new();

@@ -38,6 +38,13 @@ impl FromStr for Prefix {
     }
 }
 
+impl Prefix {
+    /// Returns the prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

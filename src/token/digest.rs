@@ -22,10 +22,17 @@ impl BearerToken {
     }
 }
 
+impl Digest {
+    /// `subtle` compares slices item by item, so larger items take fewer steps.
+    fn words(&self) -> [u64; 4] {
+        std::array::from_fn(|n| u64::from_ne_bytes(std::array::from_fn(|byte| self.0[8 * n + byte])))
+    }
+}
+
 /// Compares in constant time.
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.words().ct_eq(&other.words()).into()
     }
 }
 

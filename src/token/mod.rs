@@ -59,7 +59,13 @@ impl Token {
 
     /// Returns what a person recognises the token by: the prefix and both ends of the id, and no part of the secret.
     pub fn hint(&self, prefix: &Prefix) -> String {
-        let id = base62::encode_id(self.id);
-        format!("{prefix}_{}...{}", &id[..4], &id[id.len() - 4..])
+        let [first, last] = base62::ends(self.id);
+        let mut hint = String::with_capacity(prefix.as_str().len() + "_1234...1234".len());
+        hint.push_str(prefix.as_str());
+        hint.push('_');
+        hint.extend(first);
+        hint.push_str("...");
+        hint.extend(last);
+        hint
     }
 }

@@ -9,7 +9,7 @@ use super::characters::{Invisible, refuse_invisible};
 /// A name of 3 to 64 characters (Unicode scalar values), trimmed, in Unicode Normalization Form C (UAX #15), without
 /// invisible characters: names that look the same in a list are, with few exceptions, the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenName(String);
+pub struct TokenName(Box<str>);
 
 /// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,13 +47,13 @@ impl TokenName {
         match name.chars().count() {
             short if short < Self::MIN => Err(NameError::TooShort(short)),
             long if long > Self::MAX => Err(NameError::TooLong),
-            _ => Ok(Self(name)),
+            _ => Ok(Self(name.into())),
         }
     }
 
     /// Restores a name from the database; it was checked before it was stored.
     pub(crate) fn from_stored(name: String) -> Self {
-        Self(name)
+        Self(name.into())
     }
 
     /// Returns the name as text.
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String, NameError> {
-        TokenName::parse(text).map(|name| name.0)
+        TokenName::parse(text).map(|name| name.0.into())
     }
 
     #[test]

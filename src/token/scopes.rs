@@ -31,7 +31,7 @@ impl fmt::Display for Scope {
 
 /// A sorted set of at most 64 scopes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scopes(Vec<Scope>);
+pub struct Scopes(Box<[Scope]>);
 
 /// Why a list of texts is not a set of scopes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ impl Scopes {
     pub(crate) fn new(mut scopes: Vec<Scope>) -> Self {
         scopes.sort_unstable();
         scopes.dedup();
-        Self(scopes)
+        Self(scopes.into())
     }
 
     /// Returns whether this set has every scope of `required`.

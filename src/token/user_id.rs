@@ -8,7 +8,7 @@ use super::characters::{Invisible, refuse_invisible};
 /// Ids are compared byte by byte. White space at an end is refused because gateways trim header values and people do
 /// not see it, yet `"bob "` and `"bob"` would be two users.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UserId(String);
+pub struct UserId(Box<str>);
 
 /// Why a text is not a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ impl UserId {
 
     /// Restores an id from the database; it was checked before it was stored.
     pub(crate) fn from_stored(id: String) -> Self {
-        Self(id)
+        Self(id.into())
     }
 
     /// Returns the id as text.
@@ -55,7 +55,7 @@ impl FromStr for UserId {
         let ends = [text.chars().next(), text.chars().next_back()];
         match ends.into_iter().flatten().find(|end| end.is_whitespace()) {
             Some(space) => Err(UserIdError::Untrimmed(space)),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self(text.into())),
         }
     }
 }

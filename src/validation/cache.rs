@@ -12,9 +12,13 @@ use std::{
     },
 };
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use uuid::Uuid;
 
+use super::id_hash::HashId;
 use crate::{
     store::Eviction,
     token::{Digest, Token, UserId},
@@ -32,13 +36,13 @@ const TOKEN_SHARDS: usize = 64;
 const ACCOUNT_SHARDS: usize = 4_096;
 
 /// A token that is live as far as this replica knows, with the digest of its secret.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Verified {
     pub(super) digest: Digest,
     pub(super) token: Arc<Token>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     verified: Verified,
     account_shard: usize,
@@ -49,7 +53,7 @@ struct Entry {
 /// The cache.
 #[derive(Debug)]
 pub(super) struct VerifiedTokens {
-    entries: Cache<Uuid, Arc<Entry>, Weight>,
+    entries: Cache<Uuid, Entry, Weight, HashId>,
     /// Invalidation counters, one per shard of token ids.
     token_evictions: [Mutex<u64>; TOKEN_SHARDS],
     /// How many accounts were evicted so far.
@@ -71,7 +75,7 @@ impl VerifiedTokens {
     pub(super) fn new(entries: u64) -> Self {
         let expected = usize::try_from(entries).unwrap_or(usize::MAX);
         Self {
-            entries: Cache::with_weighter(expected, entries, Weight),
+            entries: Cache::with(expected, entries, Weight, HashId::default(), DefaultLifecycle::default()),
             token_evictions: std::array::from_fn(|_| Mutex::default()),
             account_evictions: AtomicU64::default(),
             latest_account_eviction: (0..ACCOUNT_SHARDS).map(|_| AtomicU64::default()).collect(),
@@ -83,10 +87,10 @@ impl VerifiedTokens {
     pub(super) fn get(&self, id: Uuid) -> Option<(Digest, Arc<Token>)> {
         let entry = self.entries.get(&id)?;
         if entry.as_of < self.latest_account_eviction[entry.account_shard].load(Ordering::Acquire) {
-            self.entries.remove_if(&id, |found| Arc::ptr_eq(found, &entry));
+            self.entries.remove_if(&id, |found| Arc::ptr_eq(&found.verified.token, &entry.verified.token));
             return None;
         }
-        Some((entry.verified.digest, Arc::clone(&entry.verified.token)))
+        Some((entry.verified.digest, entry.verified.token))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -115,7 +119,7 @@ impl VerifiedTokens {
         // Held until the entry is in: an eviction that comes meanwhile waits, and then takes it out.
         let token_evictions = self.token_shard(ticket.id);
         if *token_evictions == ticket.token_evictions {
-            self.entries.insert(ticket.id, Arc::new(entry));
+            self.entries.insert(ticket.id, entry);
         }
     }
 
@@ -164,9 +168,9 @@ fn lock(shard: &Mutex<u64>) -> MutexGuard<'_, u64> {
 #[derive(Clone, Debug)]
 struct Weight;
 
-impl Weighter<Uuid, Arc<Entry>> for Weight {
-    fn weight(&self, _: &Uuid, entry: &Arc<Entry>) -> u64 {
-        let fixed = size_of::<Entry>() + size_of::<Token>() + 4 * size_of::<usize>();
+impl Weighter<Uuid, Entry> for Weight {
+    fn weight(&self, _: &Uuid, entry: &Entry) -> u64 {
+        let fixed = size_of::<Entry>() + size_of::<Token>() + 2 * size_of::<usize>();
         let bytes = OVERHEAD + (fixed + entry.verified.token.heap_bytes()) as u64;
         bytes.div_ceil(BYTES_PER_ENTRY)
     }

@@ -8,6 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::id_hash::HashId;
 use crate::store::{Store, StoreError};
 
 /// How many tokens are remembered between two writes; the use of further ones is not noted until the next.
@@ -15,7 +16,7 @@ const CAPACITY: usize = 100_000;
 
 /// The latest use of each token that is not written yet. A crash loses it and nothing else.
 #[derive(Debug, Default)]
-pub struct LastUsed(Mutex<HashMap<Uuid, DateTime<Utc>>>);
+pub struct LastUsed(Mutex<HashMap<Uuid, DateTime<Utc>, HashId>>);
 
 impl LastUsed {
     /// Notes that the token was used at `at`.
@@ -55,7 +56,7 @@ impl LastUsed {
         Ok(())
     }
 
-    fn uses(&self) -> MutexGuard<'_, HashMap<Uuid, DateTime<Utc>>> {
+    fn uses(&self) -> MutexGuard<'_, HashMap<Uuid, DateTime<Utc>, HashId>> {
         // A map of times is never half-changed, so poisoning is ignored.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! Ends a call with DEADLINE_EXCEEDED when the caller's `grpc-timeout` or the service's own limit has passed, whichever
 //! is shorter.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use tonic::{
     Status,
@@ -26,9 +26,15 @@ impl Middleware for Deadline {
         F: Future<Output = Answer> + Send + 'static,
     {
         let limit = grpc_timeout(request.headers()).map_or(self.limit, |asked| asked.min(self.limit));
-        let answer = tokio::time::timeout(limit.saturating_sub(HEAD_START), next(request));
+        let answer = next(request);
         async move {
-            answer.await.unwrap_or_else(|_| {
+            let mut answer = pin!(answer);
+            // A validation from the cache ends here. The others need a timer, boxed so that this future stays small.
+            if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+                return answer;
+            }
+            let answer = Box::pin(tokio::time::timeout(limit.saturating_sub(HEAD_START), answer)).await;
+            answer.unwrap_or_else(|_| {
                 let status = Status::deadline_exceeded(
                     "the call took longer than allowed; it may or may not have taken effect",
                 );

@@ -1,22 +1,28 @@
 //! Answers a call with RESOURCE_EXHAUSTED at once when the maximum number of calls is in flight.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
-use tokio::sync::Semaphore;
+use futures_util::{FutureExt as _, future::Either};
 use tonic::codegen::http::Request;
 
 use super::middleware::{Answer, Middleware};
 use crate::grpc::status;
 
-/// Bounds the number of calls in flight. Clones share the bound.
-#[derive(Clone, Debug)]
+/// Bounds the number of calls in flight. Validations are counted apart from the others: revocations that wait for a replica
+/// must not keep validations out.
+#[derive(Debug)]
 pub(in crate::grpc) struct LoadShed {
-    permits: Arc<Semaphore>,
+    limit: usize,
+    /// Each call in flight holds a clone, which is counted. A semaphore would lock a mutex for each call.
+    validations: Arc<()>,
+    others: Arc<()>,
 }
 
+const VALIDATION: &str = "/ValidateToken";
+
 impl LoadShed {
-    pub(in crate::grpc) fn new(calls: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(calls)) }
+    pub(in crate::grpc) fn new(limit: usize) -> Self {
+        Self { limit, validations: Arc::default(), others: Arc::default() }
     }
 }
 
@@ -26,13 +32,16 @@ impl Middleware for LoadShed {
         N: FnOnce(Request<B>) -> F,
         F: Future<Output = Answer> + Send + 'static,
     {
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let admitted = permit.map(|permit| (permit, next(request)));
-        async move {
-            match admitted {
-                Ok((_permit, answer)) => answer.await,
-                Err(_) => Ok(status::overloaded().into_http()),
-            }
+        let is_validation = request.uri().path().ends_with(VALIDATION);
+        let permit = Arc::clone(if is_validation { &self.validations } else { &self.others });
+        // Counts the clone in `self` too, so this is the number of calls in flight without this one. Cloned first: of
+        // calls that arrive at once, each counts those before it.
+        if Arc::strong_count(&permit) - 2 >= self.limit {
+            return Either::Right(ready(Ok(status::overloaded().into_http())));
         }
+        Either::Left(next(request).map(|answer| {
+            drop(permit);
+            answer
+        }))
     }
 }

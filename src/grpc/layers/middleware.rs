@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +14,7 @@ use tonic::{
 use tower::{Layer, Service};
 
 /// The outcome of a gRPC call. Errors are responses too.
-pub(super) type Answer = Result<Response<Body>, Infallible>;
+pub(in crate::grpc) type Answer = Result<Response<Body>, Infallible>;
 
 /// The one duty of a layer.
 pub(in crate::grpc) trait Middleware {
@@ -24,23 +25,53 @@ pub(in crate::grpc) trait Middleware {
         F: Future<Output = Answer> + Send + 'static;
 }
 
-/// Wraps services in a [`Middleware`].
+/// Runs the second inside the first. The futures of a chain share one allocation.
 #[derive(Clone, Debug)]
-pub(in crate::grpc) struct MiddlewareLayer<M>(pub(in crate::grpc) M);
+pub(in crate::grpc) struct Chain<M, N>(pub(in crate::grpc) M, pub(in crate::grpc) N);
 
-impl<M: Clone, S> Layer<S> for MiddlewareLayer<M> {
-    type Service = Wrapped<M, S>;
-
-    fn layer(&self, inner: S) -> Wrapped<M, S> {
-        Wrapped { middleware: self.0.clone(), inner }
+impl<M: Middleware, N: Middleware> Middleware for Chain<M, N> {
+    fn call<B, Next, F>(
+        &self,
+        request: Request<B>,
+        next: Next,
+    ) -> impl Future<Output = Answer> + Send + 'static
+    where
+        Next: FnOnce(Request<B>) -> F,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        self.0.call(request, |request| self.1.call(request, next))
     }
 }
 
-/// A service in its [`Middleware`].
-#[derive(Clone, Debug)]
+/// Wraps services in a [`Middleware`].
+#[derive(Debug)]
+pub(in crate::grpc) struct MiddlewareLayer<M>(Arc<M>);
+
+impl<M> MiddlewareLayer<M> {
+    pub(in crate::grpc) fn new(middleware: M) -> Self {
+        Self(Arc::new(middleware))
+    }
+}
+
+impl<M, S> Layer<S> for MiddlewareLayer<M> {
+    type Service = Wrapped<M, S>;
+
+    fn layer(&self, inner: S) -> Wrapped<M, S> {
+        Wrapped { middleware: Arc::clone(&self.0), inner }
+    }
+}
+
+/// A service in its [`Middleware`], which is shared because the service is cloned for each call.
+#[derive(Debug)]
 pub(in crate::grpc) struct Wrapped<M, S> {
-    middleware: M,
+    middleware: Arc<M>,
     inner: S,
+}
+
+impl<M, S: Clone> Clone for Wrapped<M, S> {
+    fn clone(&self) -> Self {
+        Self { middleware: Arc::clone(&self.middleware), inner: self.inner.clone() }
+    }
 }
 
 impl<M, S, B> Service<Request<B>> for Wrapped<M, S>

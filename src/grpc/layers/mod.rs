@@ -1,6 +1,7 @@
 //! The tower layers around the services, one duty each.
 
 mod deadline;
+mod direct;
 mod load_shed;
 mod middleware;
 mod observe;
@@ -8,8 +9,9 @@ mod unreadable;
 
 pub(super) use self::{
     deadline::Deadline,
+    direct::Direct,
     load_shed::LoadShed,
-    middleware::MiddlewareLayer,
+    middleware::{Chain, MiddlewareLayer},
     observe::{Observe, method_names},
-    unreadable::correct_status,
+    unreadable::{CorrectStatus, correct_status},
 };

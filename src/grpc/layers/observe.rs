@@ -2,6 +2,7 @@
 
 use std::{sync::LazyLock, time::Instant};
 
+use futures_util::FutureExt as _;
 use opentelemetry::trace::SpanKind;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -85,14 +86,12 @@ impl Middleware for Observe {
             code: Code::Cancelled,
             span: span.clone(),
         };
-        let answer = next(request).instrument(span);
-        async move {
-            let answer = answer.await;
+        next(request).instrument(span).map(move |answer| {
             if let Ok(response) = &answer {
                 call.answered(response);
             }
             answer
-        }
+        })
     }
 }
 
@@ -219,7 +218,7 @@ mod tests {
         let _log = tracing::subscriber::set_default(subscriber);
         let answer = move |_: Request<()>| std::future::ready(Ok(status.clone().into_http()));
         let durations = RpcDurations::new(&method_names()).unwrap();
-        let service = MiddlewareLayer(Observe { durations }).layer(tower::service_fn(answer));
+        let service = MiddlewareLayer::new(Observe { durations }).layer(tower::service_fn(answer));
         let request = Request::get(METHODS[0].path).body(()).unwrap();
         let _: Response<Body> = service.oneshot(request).await.unwrap();
         let log = log.0.lock().unwrap().clone();

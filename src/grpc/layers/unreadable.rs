@@ -3,9 +3,29 @@
 //! tonic answers a message that cannot be decoded with INTERNAL, and one that is too large with OUT_OF_RANGE. In this
 //! service INTERNAL is a failure of the service, which is logged and fires an alert. No request may cause that.
 
-use tonic::{Code, Status, body::Body, codegen::http::Response};
+use futures_util::FutureExt as _;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::http::{Request, Response},
+};
 
+use super::middleware::{Answer, Middleware};
 use crate::grpc::{server::MAX_MESSAGE, status};
+
+/// Applies [`correct_status`] to the answer of each call.
+#[derive(Debug)]
+pub(in crate::grpc) struct CorrectStatus;
+
+impl Middleware for CorrectStatus {
+    fn call<B, N, F>(&self, request: Request<B>, next: N) -> impl Future<Output = Answer> + Send + 'static
+    where
+        N: FnOnce(Request<B>) -> F,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        next(request).map(|answer| answer.map(correct_status))
+    }
+}
 
 /// Replaces an error that tonic returned before the handler ran.
 pub(in crate::grpc) fn correct_status(response: Response<Body>) -> Response<Body> {
