@@ -54,7 +54,8 @@ impl Standby {
             user,
             "QUIT",
             Some(folder.path()),
-            "ready to accept read-only connections",
+            // "read only" in PostgreSQL 13, "read-only" since.
+            "ready to accept read",
         );
         Self { _running: running, _folder: folder, port }
     }

@@ -26,7 +26,12 @@ pub fn find(program: &str, how_to_install: &str) -> PathBuf {
 pub fn find_postgres(program: &str) -> PathBuf {
     let Some(folder) = std::env::var_os("POSTGRES_BIN") else { return find(program, INSTALL_POSTGRES) };
     let file = PathBuf::from(folder).join(program);
-    assert!(file.is_file(), "{}: there is no such file; unset POSTGRES_BIN, or correct it", file.display());
+    assert!(
+        file.is_file(),
+        "POSTGRES_BIN: {} does not exist; run the tests with scripts/test, which installs PostgreSQL 18 and sets \
+         POSTGRES_BIN, or set it to the folder of initdb, postgres and pg_basebackup",
+        file.display()
+    );
     file
 }
 
