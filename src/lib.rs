@@ -9,11 +9,11 @@
 //! | | [`server`] | wires the service, watches its readiness, shuts it down |
 //! | | [`config`] | the settings |
 //! | transports | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
-//! | | [`http`] | `POST /events`, metrics, liveness and readiness |
-//! | | [`nats`] | the subscriber to account events on NATS JetStream |
+//! | | [`http`] | `POST /events`, metrics, liveness and readiness, the list of replicas |
+//! | | [`nats`] | the subscriber to account events on NATS JetStream, and their replay |
 //! | | [`account_events`] | decodes account events, whatever their transport |
-//! | domain | [`registry`] | the rules: issue, list, revoke and validate tokens |
-//! | | [`validation`] | from a bearer token to its stored token: cache, revocation log, last use |
+//! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
+//! | | [`validation`] | from a bearer token to its stored token: cache, lease, revocation log, other replicas, last use |
 //! | foundations | [`store`] | the only SQL; the schema is in the `migrations` crate |
 //! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
 //! | | [`token`] | pure types: bearer token, name, scopes, user id, expiry |

@@ -87,7 +87,7 @@ async fn no_validation_that_begins_after_an_acknowledged_revocation_accepts_the_
     }
     faults.join_all().await;
     world.site.recovers().await;
-    // Calls that were under way have ended, and what is acknowledged holds everywhere.
+    // Calls in flight have ended, and what is acknowledged holds everywhere.
     tokio::time::sleep(LONG_PATIENCE).await;
     callers.abort_all();
     while let Some(ended) = callers.join_next().await {

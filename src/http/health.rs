@@ -18,7 +18,7 @@ pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-/// Answers from the last database check, which is at most three seconds old. Probes cost the database nothing.
+/// Answers from the last database check, which is at most five seconds old. Probes cost the database nothing.
 pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
     match state.unready.borrow().as_deref() {
         None => format!("ready\n{}", clock_warning(state.registry.clock())).into_response(),

@@ -139,7 +139,7 @@ fn replicas(registry: &TokenRegistry) -> Result<Vec<MetricFamily>, prometheus::E
         )?,
         counter(
             "latchkey_epoch_changes_total",
-            "Failovers and restores of the database that were noticed.",
+            "Crashes, failovers and restores of the database that were noticed.",
             statistics.epoch_changes,
         )?,
     ]

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     RegistryError,
     issue::{Issuance, NewToken},
+    revoke::commit_and_evict,
     token_registry::by_user,
 };
 use crate::{
@@ -68,9 +69,8 @@ impl Issuance {
         }
         let kind = EventKind::TokenSecretReplaced;
         let epoch = transaction.record(by_user(kind, &token.user_id, token.id, now)).await?;
-        let committed = transaction.commit(gate).await;
-        // Also when it is not known whether it was committed.
-        self.authenticator.evict(&Eviction::Token(token.id));
+        let eviction = Eviction::Token(token.id);
+        let committed = commit_and_evict(transaction, gate, &self.authenticator, &eviction).await;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);
         match committed {
             Ok(()) => tracing::info!(user_id, %token_id, "token secret replaced"),

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{RegistryError, TokenRegistry, token_registry::by_user};
 use crate::{
-    store::{CommitGate, Event, EventKind, Eviction},
+    store::{CommitGate, Event, EventKind, Eviction, StoreError, WriteTransaction},
     token::UserId,
+    validation::Authenticator,
 };
 
 impl TokenRegistry {
@@ -35,9 +36,7 @@ impl TokenRegistry {
                 return Ok(epoch);
             }
             let epoch = transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
-            let committed = transaction.commit(&gate).await;
-            // Also when it is not known whether it was committed.
-            authenticator.evict(&Eviction::Token(id));
+            let committed = commit_and_evict(transaction, &gate, &authenticator, &Eviction::Token(id)).await;
             let (user_id, token_id) = (user.as_str(), id);
             match committed {
                 Ok(()) => tracing::info!(user_id, %token_id, "token revoked"),
@@ -102,9 +101,8 @@ impl TokenRegistry {
             let event =
                 Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
             let epoch = transaction.record(event).await?;
-            let committed = transaction.commit(&gate).await;
-            // Also when it is not known whether it was committed.
-            authenticator.evict(&Eviction::Account(user.clone()));
+            let committed =
+                commit_and_evict(transaction, &gate, &authenticator, &Eviction::Account(user.clone())).await;
             let user_id = user.as_str();
             match committed {
                 Ok(()) => tracing::info!(user_id, actor, event_id, "user deleted"),
@@ -117,4 +115,16 @@ impl TokenRegistry {
         };
         self.store.write(delete).await
     }
+}
+
+/// Commits, and then evicts what the transaction took access from, also if it is not known whether it was committed.
+pub(super) async fn commit_and_evict(
+    transaction: WriteTransaction,
+    gate: &CommitGate,
+    authenticator: &Authenticator,
+    eviction: &Eviction,
+) -> Result<(), StoreError> {
+    let committed = transaction.commit(gate).await;
+    authenticator.evict(eviction);
+    committed
 }

@@ -2,7 +2,8 @@
 //!
 //! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it instead of
 //! polling for the lock; reads go on beside them (WAL). On PostgreSQL one pool serves both. The revocation log and the
-//! health check have a connection each: however busy the others are, revocations are seen and the answer is true.
+//! health check have connections of their own, and so has the renewal of the lease on PostgreSQL: however busy the others
+//! are, revocations are seen and the answer is true.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,12 +1,15 @@
 //! Positions in the revocation log: which events a read has covered.
 
-use sea_orm::DbErr;
+use sea_orm::{DbBackend, DbErr, QueryResult};
 
 /// The most events, and the most transactions, that one read covers. With more to catch up on, it is quicker to look up
 /// again what is still used.
 pub(super) const MAX_BEHIND: usize = 10_000;
 
-/// Which events were visible at one moment.
+/// A position in the log: which events were visible at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPosition(pub(super) Position);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// On SQLite: all up to this id, because ids become visible in their order.
@@ -14,6 +17,14 @@ pub(super) enum Position {
     /// On PostgreSQL, where ids are assigned before the commit: those of the transactions that the snapshot shows as
     /// completed.
     Snapshot(Snapshot),
+}
+
+/// An expression for the position of the statement that it is in, in the stored form.
+pub(super) fn present(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "CAST((SELECT coalesce(max(id), 0) FROM token_events) AS TEXT)",
+        _ => "pg_current_snapshot()::text",
+    }
 }
 
 /// A snapshot in the text form of `pg_current_snapshot()`: `xmin:xmax:xip,xip,…` (PostgreSQL manual, 9.27.5).
@@ -27,6 +38,11 @@ pub(super) struct Snapshot {
 }
 
 impl Position {
+    /// Reads a column with a position.
+    pub(super) fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+        Self::parse(&row.try_get_by_index::<String>(index)?)
+    }
+
     /// Parses the form in which positions are stored.
     pub(super) fn parse(text: &str) -> Result<Self, DbErr> {
         let position = if text.contains(':') {

@@ -1,7 +1,7 @@
 //! The replay of account events after a failover or a restore: which epochs it was done in, and whose deletion was lost.
 //!
-//! Only on PostgreSQL: SQLite has no epochs. A statement that depends on the epoch checks it, because connections to a
-//! server that a failover has replaced may still be in the pool.
+//! Only on PostgreSQL: the epoch of SQLite never changes. A statement that depends on the epoch checks it, because
+//! connections to a server that a failover has replaced may still be in the pool.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
@@ -46,9 +46,8 @@ impl Store {
     /// [`StoreError::EpochChanged`] if the server is of another epoch, or see [`StoreError`].
     pub async fn record_replay(&self, epoch: Uuid, at: DateTime<Utc>) -> Result<(), StoreError> {
         let sql = format!(
-            "INSERT INTO account_event_replays (epoch, done_at) SELECT $1, $2 WHERE ({}) = $1 \
-             ON CONFLICT (epoch) DO UPDATE SET done_at = excluded.done_at",
-            EPOCH
+            "INSERT INTO account_event_replays (epoch, done_at) SELECT $1, $2 WHERE {EPOCH} = $1 \
+             ON CONFLICT (epoch) DO UPDATE SET done_at = excluded.done_at"
         );
         let insert = statement(sql, [epoch.into(), at.into()]);
         match self.bounded(self.writes.execute_raw(insert)).await?.rows_affected() {
@@ -71,10 +70,9 @@ impl Store {
         // A subquery for each user, and no join: it reads the primary key, however few users the planner believes there
         // are.
         let sql = format!(
-            "SELECT ({}) = $1, (SELECT json_agg(wanted.id)::text \
+            "SELECT {EPOCH} = $1, (SELECT json_agg(wanted.id)::text \
              FROM json_array_elements_text($2::text::json) AS wanted (id) \
-             WHERE (SELECT deleted_at FROM users WHERE user_id = wanted.id) IS NULL)",
-            EPOCH
+             WHERE (SELECT deleted_at FROM users WHERE user_id = wanted.id) IS NULL)"
         );
         let query = statement(sql, [epoch.into(), serde_json::json!(ids).to_string().into()]);
         let row = self.bounded(self.reads.query_one_raw(query)).await?;

@@ -7,7 +7,11 @@ use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement, sq
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Store, StoreError, log_position::Position, revocation_log::EPOCH};
+use super::{
+    Store, StoreError,
+    log_position::{self, Position},
+    revocation_log::EPOCH,
+};
 
 /// Another replica, as its row says.
 #[derive(Clone, Debug)]
@@ -78,14 +82,13 @@ impl Store {
     ) -> Result<(), StoreError> {
         let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let mut values = vec![id.into(), millis.into(), now.into()];
-        let sql = match self.writes.get_database_backend() {
-            DbBackend::Sqlite => {
-                let seen = "(SELECT coalesce(max(id), 0) FROM token_events)";
-                format!("{REGISTER} VALUES ($1, 0, $2, $3, {seen}, {EPOCH}) {ANEW}")
-            }
+        let backend = self.writes.get_database_backend();
+        let seen = log_position::present(backend);
+        let sql = match backend {
+            DbBackend::Sqlite => format!("{REGISTER} VALUES ($1, 0, $2, $3, {seen}, {EPOCH}) {ANEW}"),
             _ => {
                 values.extend([Uuid::now_v7().into(), Uuid::now_v7().into()]);
-                let row = "0, $2, $3, pg_current_snapshot()::text, id";
+                let row = format!("0, $2, $3, {seen}, id");
                 // `epoch` is read as it was before this statement. If another replica begins the epoch at the same
                 // moment, this one is not registered yet.
                 format!(
@@ -132,10 +135,7 @@ impl Store {
     /// See [`StoreError`].
     pub async fn replicas_except(&self, reader: Uuid) -> Result<Replicas, StoreError> {
         let backend = self.log.get_database_backend();
-        let now = match backend {
-            DbBackend::Sqlite => "(SELECT coalesce(max(id), 0) FROM token_events)",
-            _ => "pg_current_snapshot()::text",
-        };
+        let now = log_position::present(backend);
         // One statement, so that the position and the rows belong together; the position comes also without a row.
         let sql = format!(
             "SELECT {now}, {EPOCH}, replicas.id, renewals, lease_millis, renewed_at, seen, epoch \
@@ -144,11 +144,7 @@ impl Store {
         let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
         let rows = self.bounded(self.log.query_all_raw(read)).await?;
         let first = rows.first().ok_or_else(|| DbErr::RecordNotFound("a position".to_owned()))?;
-        let position = match backend {
-            DbBackend::Sqlite => Position::Id(first.try_get_by_index(0)?),
-            _ => Position::parse(&first.try_get_by_index::<String>(0)?)?,
-        };
-        let epoch = first.try_get_by_index(1)?;
+        let (position, epoch) = (Position::read(first, 0)?, first.try_get_by_index(1)?);
         let replicas = rows.iter().filter_map(|row| replica(row).transpose()).collect::<Result<_, _>>()?;
         Ok(Replicas { replicas, change: Change { position, epoch } })
     }
@@ -211,7 +207,7 @@ fn replica(row: &QueryResult) -> Result<Option<Replica>, DbErr> {
         renewals: row.try_get_by_index(3)?,
         lease: Duration::from_millis(millis.unsigned_abs()),
         renewed_at: row.try_get_by_index(5)?,
-        seen: Position::parse(&row.try_get_by_index::<String>(6)?)?,
+        seen: Position::read(row, 6)?,
         epoch: row.try_get_by_index(7)?,
     }))
 }

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
 
-use super::{CommitGate, Store, StoreError, WriteTransaction};
+use super::{
+    CommitGate, LogPosition, Store, StoreError, WriteTransaction,
+    log_position::{self, Position},
+};
 
 /// The most rows that one statement deletes.
 const BATCH: u64 = 500;
@@ -27,11 +30,6 @@ pub enum Outdated {
     CreateRequests { before: DateTime<Utc> },
 }
 
-/// A position in the audit log: which events were visible when it was taken. A snapshot on PostgreSQL, the greatest id on
-/// SQLite.
-#[derive(Clone, Debug)]
-pub struct LogPosition(Value);
-
 /// What a batch did.
 #[derive(Clone, Copy, Debug)]
 pub struct PurgedBatch {
@@ -49,16 +47,10 @@ impl Store {
     /// See [`StoreError`].
     pub async fn log_position(&self) -> Result<LogPosition, StoreError> {
         let backend = self.reads.get_database_backend();
-        let sql = match backend {
-            DbBackend::Sqlite => "SELECT coalesce(max(id), 0) FROM token_events",
-            _ => "SELECT pg_current_snapshot()::text",
-        };
-        let row = self.bounded(self.reads.query_one_raw(Statement::from_string(backend, sql))).await?;
+        let read = Statement::from_string(backend, format!("SELECT {}", log_position::present(backend)));
+        let row = self.bounded(self.reads.query_one_raw(read)).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the position in the log".to_owned()))?;
-        Ok(LogPosition(match backend {
-            DbBackend::Sqlite => row.try_get_by_index::<i64>(0)?.into(),
-            _ => row.try_get_by_index::<String>(0)?.into(),
-        }))
+        Ok(LogPosition(Position::read(&row, 0)?))
     }
 
     /// Deletes the next rows, in a transaction of their own; `None` if another replica is purging. `from` is where the
@@ -130,14 +122,14 @@ impl WriteTransaction {
         before: DateTime<Utc>,
         LogPosition(position): LogPosition,
     ) -> Result<PurgedBatch, StoreError> {
-        let condition = match self.inner.get_database_backend() {
-            DbBackend::Sqlite => "AND +id < (SELECT max(id) FROM token_events) AND +id <= $3",
-            _ => {
-                "AND +id < (SELECT max(id) FROM token_events) \
-                 AND pg_visible_in_snapshot(xid, $3::text::pg_snapshot)"
+        let (was_visible, position) = match &position {
+            Position::Id(id) => ("+id <= $3", Value::from(*id)),
+            Position::Snapshot(_) => {
+                ("pg_visible_in_snapshot(xid, $3::text::pg_snapshot)", position.to_text().into())
             }
         };
-        self.purge_older("token_events", "at", condition, vec![from.into(), before.into(), position]).await
+        let condition = format!("AND +id < (SELECT max(id) FROM token_events) AND {was_visible}");
+        self.purge_older("token_events", "at", &condition, vec![from.into(), before.into(), position]).await
     }
 
     /// Deletes the oldest rows of a table whose `time` is from $1 on and before $2, and meets the further condition.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Store, StoreError,
     audit_log::EventKind,
-    log_position::{MAX_BEHIND, Position},
+    log_position::{self, MAX_BEHIND, Position},
 };
 use crate::token::UserId;
 
@@ -77,32 +77,27 @@ impl Store {
         // The time is that of the answer, not of its plan.
         let postgres = match backend {
             DbBackend::Sqlite => "",
-            _ => ", pg_current_snapshot()::text, clock_timestamp()",
+            _ => ", clock_timestamp()",
         };
         // One statement, so that all of it belongs together.
         let sql = format!(
             "SELECT (SELECT max(id) FROM token_events), server.epoch, \
-             EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch = server.epoch), {OTHER_REPLICAS}{postgres} \
-             FROM (SELECT {EPOCH} AS epoch) AS server"
+             EXISTS (SELECT 1 FROM replicas WHERE id = $1 AND epoch = server.epoch), {OTHER_REPLICAS}, {}{postgres} \
+             FROM (SELECT {EPOCH} AS epoch) AS server",
+            log_position::present(backend)
         );
         let read = Statement::from_sql_and_values(backend, sql, [reader.into()]);
         let row = self.log.query_one_raw(read).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
-        let last_id = row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0);
-        let mut head = LogHead {
-            last_id,
-            position: Position::Id(last_id),
+        Ok(LogHead {
+            last_id: row.try_get_by_index::<Option<i64>>(0)?.unwrap_or(0),
             epoch: row.try_get_by_index(1)?,
-            time: None,
             is_registered: row.try_get_by_index(2)?,
             other_replicas: row.try_get_by_index::<i64>(3)?.unsigned_abs(),
             oldest_renewal: row.try_get_by_index(4)?,
-        };
-        if backend == DbBackend::Postgres {
-            head.position = Position::parse(&row.try_get_by_index::<String>(5)?)?;
-            head.time = Some(row.try_get_by_index(6)?);
-        }
-        Ok(head)
+            position: Position::read(&row, 5)?,
+            time: if backend == DbBackend::Sqlite { None } else { Some(row.try_get_by_index(6)?) },
+        })
     }
 
     /// What became visible between two states of the log; `None` if that is too much, or `to` cannot have come after
