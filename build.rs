@@ -7,7 +7,8 @@ use protox::{
     prost_reflect::prost_types::{FileDescriptorSet, field_descriptor_proto::Type},
 };
 
-const PROTOS: [&str; 2] = ["latchkey/v1/token_service.proto", "identity/v1/user_events.proto"];
+const PROTOS: [&str; 3] =
+    ["latchkey/v1/token_service.proto", "latchkey/v1/audit_service.proto", "identity/v1/user_events.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -22,12 +22,14 @@
 //! | | [`proto`] | the generated protobuf messages and stubs |
 
 pub mod account_events;
+pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod grpc;
 pub mod http;
+pub mod listener;
 pub mod nats;
 pub mod proto;
 pub mod registry;

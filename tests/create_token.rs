@@ -243,9 +243,9 @@ async fn each_change_is_in_the_audit_log(database: Database) {
     assert_eq!(
         events,
         [
-            event("token_issued", "alice", None),
-            event("token_revoked", "alice", None),
-            event("token_issued", "alice", None),
+            event("token_issued", "anonymous", None),
+            event("token_revoked", "anonymous", None),
+            event("token_issued", "anonymous", None),
             event("user_deleted", "/identity", Some("event-1")),
         ]
     );

@@ -41,7 +41,12 @@ async fn both_versions_of_reflection_describe_the_services() {
     names.sort();
     assert_eq!(
         names,
-        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "latchkey.v1.TokenService"]
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "latchkey.v1.AuditService",
+            "latchkey.v1.TokenService"
+        ]
     );
 
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(app.channel.clone());

@@ -6,6 +6,8 @@ mod support;
 
 /// Alerts fire when they should, and the dashboard shows metrics that exist.
 mod alerts;
+/// Who may call, and what each caller may do: the callers file, roles, limits, and the audit log.
+mod callers;
 /// The chart: Kubernetes accepts its objects, pods have no privileges, and only named peers may connect.
 mod chart;
 /// The values of the chart: every setting can be set, and wrong values are refused by name.
@@ -56,6 +58,8 @@ mod hot_path;
 mod image;
 /// An INTERNAL error has one line in the log, which says what failed and contains no secret.
 mod internal_errors;
+/// Callers by JWT: only good ones are accepted, whatever happens to the keys of their issuer.
+mod jwt_callers;
 /// `latchkey keys …`: a key ring is rotated step by step, and no replica meets a tag whose key it lacks.
 mod key_rotation;
 /// The last use of a token is written in time, and at the stop.

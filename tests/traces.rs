@@ -90,6 +90,9 @@ async fn a_creation_is_a_tree_from_the_call_to_the_commit() {
         Some(env!("CARGO_PKG_VERSION"))
     );
 
+    let rows = app.query("SELECT trace_id FROM token_events").await;
+    assert_eq!(rows[0].try_get::<String>("", "trace_id").unwrap(), format!("{TRACE:032x}"));
+
     // A caller's error is not an error of the service.
     let other = TRACE + 1;
     client.create_with(create(&traceparent(other, true))).await.unwrap_err();

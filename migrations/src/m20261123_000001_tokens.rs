@@ -55,6 +55,7 @@ enum TokenEvents {
     UserId,
     Actor,
     Reason,
+    TraceId,
     Xid,
 }
 
@@ -90,6 +91,7 @@ impl MigrationTrait for Migration {
         manager.create_index(tokens_expiry()).await?;
         manager.create_table(token_events()).await?;
         manager.create_index(token_events_at()).await?;
+        manager.create_index(token_events_user()).await?;
         create_epoch(manager).await?;
         manager.create_table(replicas()).await?;
         manager.create_table(account_event_replays()).await?;
@@ -234,12 +236,23 @@ fn token_events() -> TableCreateStatement {
         .col(text(TokenEvents::UserId))
         .col(text(TokenEvents::Actor))
         .col(text_null(TokenEvents::Reason))
+        .col(text_null(TokenEvents::TraceId))
         .to_owned()
 }
 
 /// Finds the events to purge.
 fn token_events_at() -> IndexCreateStatement {
     Index::create().name("token_events_at").table(TokenEvents::Table).col(TokenEvents::At).to_owned()
+}
+
+/// Lists a page of a user's events.
+fn token_events_user() -> IndexCreateStatement {
+    Index::create()
+        .name("token_events_user")
+        .table(TokenEvents::Table)
+        .col(TokenEvents::UserId)
+        .col(TokenEvents::Id)
+        .to_owned()
 }
 
 /// The id of the transaction that wrote the event. On PostgreSQL `id` is not in commit order, so replicas read the

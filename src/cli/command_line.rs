@@ -12,6 +12,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::{
     AnyError, Report,
+    audit::AuditCommand,
+    callers::CallersCommand,
     health::HealthCommand,
     keys::KeysCommand,
     migrate::{self, MigrateCommand},
@@ -44,6 +46,10 @@ enum Command {
     Migrate(MigrateCommand),
     /// Create, list, delete or validate tokens of a running service.
     Token(TokenCommand),
+    /// Print the audit log of a running service.
+    Audit(AuditCommand),
+    /// Prepare and check the callers file.
+    Callers(CallersCommand),
     /// Check whether a service is serving: exit status 0 if it is, 1 if it is not.
     Health(HealthCommand),
     /// Create a key ring and rotate its keys.
@@ -71,6 +77,10 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(config)) => run(serve::serve(*config)),
         Some(Command::Migrate(migrate)) => run(migrate::migrate(migrate.database)),
         Some(Command::Token(command)) => run(async { print(&command.run().await?) }),
+        Some(Command::Audit(command)) => run(async { print(&command.run().await?) }),
+        Some(Command::Callers(command)) => {
+            command.run().map_err(Into::into).and_then(|report| print(&report))
+        }
         Some(Command::Health(command)) => run(async { print(&command.run().await) }),
         Some(Command::Keys(command)) => keys(command),
     };
@@ -84,7 +94,7 @@ fn config_file(cli: &Cli) -> Option<std::path::PathBuf> {
         Some(Command::Migrate(migrate)) => migrate.database.config.clone(),
         Some(Command::Health(command)) => command.config_file(),
         Some(Command::Keys(command)) => command.config_file(),
-        Some(Command::Token(_)) => None,
+        Some(Command::Token(_) | Command::Audit(_) | Command::Callers(_)) => None,
     }
 }
 

@@ -1,6 +1,9 @@
-//! The command line: `serve` (the default), `migrate`, `token`, `health` and `keys`.
+//! The command line: `serve` (the default), `migrate`, `token`, `audit`, `callers`, `health` and `keys`.
 
+mod audit;
+mod callers;
 mod command_line;
+mod connection;
 mod health;
 mod keys;
 mod migrate;

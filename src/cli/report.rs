@@ -61,11 +61,15 @@ pub(super) fn table(tokens: &[Token]) -> String {
             token.name.clone(),
         ]
     });
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(rows).collect();
+    columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
+}
+
+/// Returns rows in aligned columns. The last one is not padded.
+pub(super) fn columns(rows: &[[String; 7]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         for (cell, width) in row.iter().zip(widths) {
             // Writing to a String does not fail.
             let _ = write!(text, "{cell:width$}  ");
@@ -76,7 +80,7 @@ pub(super) fn table(tokens: &[Token]) -> String {
     text
 }
 
-fn time(at: Timestamp) -> Option<DateTime<Utc>> {
+pub(super) fn time(at: Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
 }
 

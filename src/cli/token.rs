@@ -9,14 +9,14 @@ use std::{
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
 use serde_json::json;
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
-use super::report::{Report, innermost, pretty, table, to_json};
+use super::{
+    connection::{Channelled, Connection, ConnectionError},
+    report::{Report, pretty, table, to_json},
+};
 use crate::{
     clock::Clock,
     proto::latchkey::{
@@ -28,15 +28,8 @@ use crate::{
 /// Options of `latchkey token`.
 #[derive(Args, Debug)]
 pub struct TokenCommand {
-    /// URL of the service.
-    #[arg(
-        long,
-        global = true,
-        env = "LATCHKEY_SERVER",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    server: String,
+    #[command(flatten)]
+    connection: Connection,
 
     /// Print JSON in protobuf's JSON mapping instead of a table.
     #[arg(long, global = true)]
@@ -103,10 +96,8 @@ enum Action {
 #[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("--server (LATCHKEY_SERVER): {url:?} is not a URL such as http://127.0.0.1:50051: {error}")]
-    Url { url: String, error: String },
-    #[error("cannot reach the service at {url}: {error}; is it running? `latchkey serve` starts one")]
-    Connect { url: String, error: String },
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     #[error("{}", describe(.0))]
     Refused(Box<Status>),
     #[error("cannot read a bearer token from standard input: {0}")]
@@ -124,8 +115,6 @@ impl From<Status> for ClientError {
     }
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest page that the service returns.
 const PAGE_SIZE: i32 = 200;
 
@@ -136,7 +125,7 @@ impl TokenCommand {
     ///
     /// See [`ClientError`].
     pub async fn run(self) -> Result<Report, ClientError> {
-        let client = connect(self.server).await?;
+        let client = TokenServiceClient::new(self.connection.connect().await?);
         let json = self.json;
         match self.action {
             Action::Create { user, name, scopes, expires, expires_at, request_id, secret_only } => {
@@ -156,17 +145,7 @@ impl TokenCommand {
     }
 }
 
-type Client = TokenServiceClient<Channel>;
-
-async fn connect(url: String) -> Result<Client, ClientError> {
-    let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|error| ClientError::Url { url: url.clone(), error: error.to_string() })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT);
-    let connected = endpoint.connect().await;
-    let channel = connected.map_err(|error| ClientError::Connect { url, error: innermost(&error) })?;
-    Ok(TokenServiceClient::new(channel))
-}
+type Client = TokenServiceClient<Channelled>;
 
 async fn create(
     mut client: Client,
@@ -247,7 +226,7 @@ fn read_bearer(input: impl io::Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(bytes.trim_ascii().to_vec()))
 }
 
-fn timestamp(at: SystemTime) -> Result<Timestamp, ClientError> {
+pub(super) fn timestamp(at: SystemTime) -> Result<Timestamp, ClientError> {
     let at = Timestamp::from(at);
     if at.seconds > LAST_SECOND { Err(ClientError::Expires) } else { Ok(at) }
 }
@@ -268,7 +247,7 @@ fn explain(reason: Reason) -> &'static str {
 }
 
 /// Returns the status as text, with its invalid fields.
-fn describe(status: &Status) -> String {
+pub(super) fn describe(status: &Status) -> String {
     let details = status.get_error_details();
     let mut text = match status.code() {
         Code::InvalidArgument if details.bad_request().is_some() => "the request is invalid:".to_owned(),

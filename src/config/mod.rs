@@ -1,5 +1,6 @@
 //! The settings: their names, defaults and allowed values.
 
+mod callers;
 mod database;
 mod environment;
 mod error;
@@ -9,11 +10,11 @@ mod retention;
 mod serve;
 mod values;
 
+pub use self::{
+    callers::CallersConfig, database::DatabaseConfig, environment::check_environment, error::ConfigError,
+    load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config,
+};
 pub(crate) use self::{
     database::DATA_DIR,
     serve::{GRPC_ADDR, KEY_RING},
-};
-pub use self::{
-    database::DatabaseConfig, environment::check_environment, error::ConfigError, load::parse,
-    nats::NatsConfig, retention::RetentionConfig, serve::Config,
 };

@@ -9,7 +9,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    ConfigError, DatabaseConfig, NatsConfig, RetentionConfig,
+    CallersConfig, ConfigError, DatabaseConfig, NatsConfig, RetentionConfig,
     load::parse,
     values::{duration, switch},
 };
@@ -43,6 +43,10 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub database: DatabaseConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub callers: CallersConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! The opaque page token, which encodes a cursor in a user's list (AIP-158).
+//! Opaque page tokens, which encode a cursor in a user's list of tokens or in the audit log (AIP-158).
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
@@ -11,30 +11,52 @@ const MAX_LENGTH: usize = 64;
 
 const CHECKSUM_BYTES: usize = 8;
 
+/// What is wrong with a page token that cannot be decoded.
+pub(super) const BAD: &str = "is not a next_page_token of this list; leave it empty for the first page";
+
 /// Returns the page token of the page that begins below `id` in the list of `user`.
 pub(super) fn encode(user: &UserId, id: Uuid) -> String {
-    let mut bytes = id.as_bytes().to_vec();
-    bytes.extend(checksum(user, id));
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    encode_cursor(TOKENS, Some(user), id.as_bytes())
 }
 
 /// Returns the cursor that `text` encodes, if it was issued for `user`.
 pub(super) fn decode(user: &UserId, text: &str) -> Option<Uuid> {
+    decode_cursor(TOKENS, Some(user), text).map(Uuid::from_bytes)
+}
+
+/// Returns the page token of the page that begins below the event `id` in the audit log, of `user` or of all users.
+pub(super) fn encode_event(user: Option<&UserId>, id: i64) -> String {
+    encode_cursor(EVENTS, user, &id.to_be_bytes())
+}
+
+/// Returns the cursor that `text` encodes, if it was issued for the same list.
+pub(super) fn decode_event(user: Option<&UserId>, text: &str) -> Option<i64> {
+    decode_cursor(EVENTS, user, text).map(i64::from_be_bytes)
+}
+
+/// The lists.
+const TOKENS: &[u8] = b"latchkey page token 1";
+const EVENTS: &[u8] = b"latchkey page of events 1";
+
+fn encode_cursor(list: &[u8], user: Option<&UserId>, cursor: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode([cursor, &checksum(list, user, cursor)].concat())
+}
+
+fn decode_cursor<const N: usize>(list: &[u8], user: Option<&UserId>, text: &str) -> Option<[u8; N]> {
     if text.len() > MAX_LENGTH {
         return None;
     }
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    let (id, rest) = bytes.split_first_chunk()?;
-    let id = Uuid::from_bytes(*id);
-    (rest == checksum(user, id)).then_some(id)
+    let (cursor, rest) = bytes.split_first_chunk()?;
+    (rest == checksum(list, user, cursor)).then_some(*cursor)
 }
 
-/// Binds a cursor to its user. No key is needed: a forged page token lists nothing that its user may not list anyway.
-fn checksum(user: &UserId, id: Uuid) -> [u8; CHECKSUM_BYTES] {
+/// Binds a cursor to its list. No key is needed: a forged page token lists nothing that its caller may not list anyway.
+fn checksum(list: &[u8], user: Option<&UserId>, cursor: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let digest = Sha256::new()
-        .chain_update(b"latchkey page token 1")
-        .chain_update(id.as_bytes())
-        .chain_update(user.as_str())
+        .chain_update(list)
+        .chain_update(cursor)
+        .chain_update(user.map_or("", UserId::as_str))
         .finalize();
     std::array::from_fn(|index| digest[index])
 }

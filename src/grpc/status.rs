@@ -6,7 +6,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::{
-    credentials::HashError, proto::latchkey::ErrorReason, registry::RegistryError, store::StoreError,
+    caller::Refusal, credentials::HashError, proto::latchkey::ErrorReason, registry::RegistryError,
+    store::StoreError,
 };
 
 /// The domain of every ErrorInfo.
@@ -60,6 +61,27 @@ pub(super) fn too_large(limit: usize) -> Status {
     )
 }
 
+/// Returns the status of a call that is refused before it reaches a service.
+pub(super) fn refused(refusal: &Refusal) -> Status {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::NoCredentials => with_reason(Code::Unauthenticated, message, ErrorReason::NoCredentials),
+        Refusal::BadCredentials(_) => {
+            with_reason(Code::Unauthenticated, message, ErrorReason::BadCredentials)
+        }
+        Refusal::NotAllowed(_) => with_reason(Code::PermissionDenied, message, ErrorReason::NotAllowed),
+        Refusal::TooManyFailures(wait) => {
+            let mut details = error_info(ErrorReason::TooFast, HashMap::new());
+            details.set_retry_info(Some(*wait));
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        Refusal::Unavailable => {
+            let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
+            Status::with_error_details(Code::Unavailable, message, details)
+        }
+    }
+}
+
 /// Returns the failure of the service that caused `status`. The caller does not see it.
 pub(super) fn failure(status: &Status) -> Option<&RegistryError> {
     status.source()?.downcast_ref()
@@ -83,6 +105,14 @@ impl From<RegistryError> for Status {
             RegistryError::NotFound => with_reason(Code::NotFound, message, ErrorReason::TokenNotFound),
             RegistryError::TooManyTokens { .. } | RegistryError::TooManyExpired { .. } => {
                 let details = ErrorDetails::with_quota_failure_violation("live tokens of a user", &message);
+                Status::with_error_details(Code::ResourceExhausted, message, details)
+            }
+            RegistryError::NotAllowed(_) => {
+                with_reason(Code::PermissionDenied, message, ErrorReason::NotAllowed)
+            }
+            RegistryError::TooFast { wait } => {
+                let mut details = error_info(ErrorReason::TooFast, HashMap::new());
+                details.set_retry_info(Some(wait));
                 Status::with_error_details(Code::ResourceExhausted, message, details)
             }
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),

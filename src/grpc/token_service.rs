@@ -11,9 +11,13 @@ use zeroize::Zeroizing;
 
 use super::{page_token, status::Violations};
 use crate::{
+    caller::Caller,
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
     registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
-    token::{Expiry, PageSize, Prefix, RequestId, Scopes, ScopesError, Token, TokenName, parse_hyphenated},
+    token::{
+        Expiry, PageSize, Prefix, RequestId, Scopes, ScopesError, Token, TokenName, UserId, UserIdError,
+        parse_hyphenated,
+    },
 };
 
 /// Answers the calls of the token service from a registry.
@@ -28,9 +32,9 @@ impl TokenService for TokenHandler {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = accept(request)?;
         let mut violations = Violations::default();
-        let user_id = violations.check("user_id", request.user_id.parse());
+        let user_id = violations.check("user_id", user(&caller, &request.user_id));
         let name = violations.check("name", TokenName::parse(&request.name));
         let scopes = check_scopes(&mut violations, "scopes", &request.scopes);
         let request_id = RequestId::parse_optional(&request.request_id);
@@ -45,7 +49,7 @@ impl TokenService for TokenHandler {
         };
 
         let new = NewToken { user_id, name, scopes, expiry, request_id };
-        let Issued { token, secret } = self.registry.issue(new).await?;
+        let Issued { token, secret } = self.registry.issue(&caller, new).await?;
         Ok(Response::new(pb::CreateTokenResponse {
             token: Some(to_proto(&token, self.registry.prefix())),
             secret: secret.expose_secret().to_owned(),
@@ -56,14 +60,14 @@ impl TokenService for TokenHandler {
         &self,
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = accept(request)?;
         let mut violations = Violations::default();
-        let user = violations.check("user_id", request.user_id.parse());
+        let user = violations.check("user_id", user(&caller, &request.user_id));
         let size = violations.check("page_size", PageSize::parse(request.page_size));
         let before = match &user {
             Some(user) if !request.page_token.is_empty() => {
                 let cursor = page_token::decode(user, &request.page_token);
-                violations.check("page_token", cursor.map(Some).ok_or(BAD_PAGE_TOKEN))
+                violations.check("page_token", cursor.map(Some).ok_or(page_token::BAD))
             }
             _ => Some(None),
         };
@@ -71,7 +75,7 @@ impl TokenService for TokenHandler {
             return Err(violations.into_status());
         };
 
-        let page = self.registry.list(&user, before, size).await?;
+        let page = self.registry.list(&caller, &user, before, size).await?;
         let prefix = self.registry.prefix();
         Ok(Response::new(pb::ListTokensResponse {
             tokens: page.tokens.iter().map(|token| to_proto(token, prefix)).collect(),
@@ -83,15 +87,15 @@ impl TokenService for TokenHandler {
         &self,
         request: Request<pb::DeleteTokenRequest>,
     ) -> Result<Response<pb::DeleteTokenResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = accept(request)?;
         let mut violations = Violations::default();
-        let user = violations.check("user_id", request.user_id.parse());
+        let user = violations.check("user_id", user(&caller, &request.user_id));
         let id = violations.check("token_id", token_id(&request.token_id));
         let (Some(user), Some(id)) = (user, id) else {
             return Err(violations.into_status());
         };
 
-        self.registry.revoke(&user, id, request.allow_missing).await?;
+        self.registry.revoke(&caller, &user, id, request.allow_missing).await?;
         Ok(Response::new(pb::DeleteTokenResponse {}))
     }
 
@@ -99,7 +103,7 @@ impl TokenService for TokenHandler {
         &self,
         request: Request<pb::ValidateTokenRequest>,
     ) -> Result<Response<pb::ValidateTokenResponse>, Status> {
-        let request = request.into_inner();
+        let (caller, request) = accept(request)?;
         let bearer = Zeroizing::new(request.secret);
         let mut violations = Violations::default();
         let required = check_scopes(&mut violations, "required_scopes", &request.required_scopes);
@@ -107,13 +111,32 @@ impl TokenService for TokenHandler {
             return Err(violations.into_status());
         };
 
-        let outcome = match self.registry.validate(&bearer, &required).await? {
+        let outcome = match self.registry.validate(&caller, &bearer, &required).await? {
             Verdict::Valid(token) => Outcome::Valid(to_proto(&token, self.registry.prefix())),
             Verdict::Invalid(reason) => {
                 Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })
             }
         };
         Ok(Response::new(pb::ValidateTokenResponse { outcome: Some(outcome) }))
+    }
+}
+
+/// Returns the caller of a request, and its message.
+///
+/// # Errors
+///
+/// INTERNAL: the request was not admitted by an `AdmitLayer`.
+pub(super) fn accept<T>(mut request: Request<T>) -> Result<(Caller, T), Status> {
+    let caller = request.extensions_mut().remove();
+    let caller = caller.ok_or_else(|| Status::internal("the call was not admitted"))?;
+    Ok((caller, request.into_inner()))
+}
+
+/// Parses a user id. An empty one means the caller, if that is a user.
+fn user(caller: &Caller, text: &str) -> Result<UserId, UserIdError> {
+    match caller.own_user() {
+        Some(own) if text.is_empty() => Ok(own.clone()),
+        _ => text.parse(),
     }
 }
 
@@ -129,9 +152,6 @@ fn check_scopes(violations: &mut Violations, field: &str, texts: &[String]) -> O
         parsed => violations.check(field, parsed),
     }
 }
-
-const BAD_PAGE_TOKEN: &str =
-    "is not a next_page_token of this user's list; leave it empty for the first page";
 
 fn token_id(text: &str) -> Result<Uuid, &'static str> {
     parse_hyphenated(text).ok_or("must be a token's id: a UUID such as 0193e4a0-0000-7000-8000-000000000000")
@@ -150,7 +170,7 @@ fn to_proto(token: &Token, prefix: &Prefix) -> pb::Token {
     }
 }
 
-fn timestamp(at: DateTime<Utc>) -> Timestamp {
+pub(super) fn timestamp(at: DateTime<Utc>) -> Timestamp {
     // Below 2,000,000,000 even in a leap second.
     Timestamp { seconds: at.timestamp(), nanos: at.timestamp_subsec_nanos() as i32 }
 }

@@ -44,6 +44,7 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     families.extend(replicas(&state.registry)?);
     families.extend(events(state)?);
     families.extend(database(state)?);
+    families.extend(refusals(state)?);
     let info = GaugeVec::new(
         Opts::new("latchkey_build_info", "Version of this replica; the value is always 1."),
         &["version", "revision"],
@@ -96,6 +97,20 @@ fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error>
         )?,
     ]
     .concat())
+}
+
+fn refusals(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let refusals = IntCounterVec::new(
+        Opts::new(
+            "latchkey_requests_refused_total",
+            "Requests that were refused because of who sent them, by reason.",
+        ),
+        &["reason"],
+    )?;
+    for (reason, count) in state.callers.refusals().counts() {
+        refusals.with_label_values(&[reason]).inc_by(count);
+    }
+    Ok(refusals.collect())
 }
 
 fn replicas(registry: &TokenRegistry) -> Result<Vec<MetricFamily>, prometheus::Error> {

@@ -10,6 +10,8 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
 use opentelemetry::trace::SpanKind;
 use tokio::{
     net::TcpListener,
@@ -18,9 +20,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, field::Empty};
 
-use super::{account_events, health, listener, metrics, problem::Problem, replicas};
+use super::{account_events, health, metrics, problem::Problem, replicas};
 use crate::{
     account_events::EventCounts,
+    caller::{AdmitLayer, Callers, Refusal},
+    listener,
     registry::TokenRegistry,
     store::Store,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
@@ -35,6 +39,8 @@ pub struct HttpState {
     pub store: Store,
     /// Durations of gRPC calls, for metrics.
     pub durations: RpcDurations,
+    /// Who may call.
+    pub callers: Arc<Callers>,
     pub events: Arc<EventCounts>,
     /// Whether this replica subscribes to events on NATS.
     pub subscribes: bool,
@@ -54,12 +60,20 @@ pub struct HttpLimits {
 /// Maximum size of a request body, in bytes: ten times what the largest well-formed event needs.
 const MAX_BODY: usize = 64 * 1024;
 
+/// Maximum number of open connections.
+const CONNECTIONS: usize = 1_024;
+/// How long the head of a request may take to arrive, including the time that the connection is idle before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Stands for every method that no route has. The name is from OpenTelemetry's conventions.
 const OTHER: &str = "_OTHER";
 
 /// Serves on `listener` until `stop` is cancelled and the requests in flight have ended.
 pub async fn serve(listener: TcpListener, state: HttpState, limits: HttpLimits, stop: CancellationToken) {
-    listener::serve(listener, router(Arc::new(state), limits), stop).await;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let service = TowerToHyperService::new(router(Arc::new(state), limits));
+    listener::serve(listener, CONNECTIONS, |io| http.serve_connection(io, service.clone()), stop).await;
 }
 
 fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
@@ -70,7 +84,8 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
     Router::new()
         .route("/events", post(account_events::receive))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(bounds, admit))
+        .layer(from_fn_with_state(bounds, shed_load))
+        .layer(AdmitLayer { callers: Arc::clone(&state.callers), refuse })
         .layer(from_fn(trace))
         // Unbounded: these never wait, and are needed most during overload.
         .route("/metrics", get(metrics::show))
@@ -86,8 +101,12 @@ struct Bounds {
     timeout: Duration,
 }
 
+fn refuse(refusal: &Refusal) -> Response {
+    Problem::refused(refusal).into_response()
+}
+
 /// Bounds the number of requests in flight and the duration of each.
-async fn admit(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+async fn shed_load(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let Ok(_permit) = bounds.permits.try_acquire() else {
         return Problem::unavailable("the service is overloaded").into_response();
     };

@@ -1,8 +1,13 @@
 //! Why the registry did not do what was asked.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
-use crate::{credentials::HashError, store::StoreError, token::ExpiryError, validation::LookupError};
+use crate::{
+    caller::NotAllowed, credentials::HashError, store::StoreError, token::ExpiryError,
+    validation::LookupError,
+};
 
 /// Why the registry did not do what was asked. Nothing is half done; with a failure of the database it may be done.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,15 @@ pub enum RegistryError {
     /// The operating system gave no randomness.
     #[error("the operating system gave no randomness")]
     Randomness,
+    /// The caller may not do this.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// The caller, or the user, creates tokens faster than is allowed.
+    #[error("more tokens are created for this user or by this caller than are allowed in a minute")]
+    TooFast {
+        /// How long to wait before the next attempt.
+        wait: Duration,
+    },
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{RegistryError, TokenRegistry, repeat, token_registry::by_user};
+use super::{RegistryError, TokenRegistry, repeat, token_registry::Origin};
 use crate::{
+    caller::Caller,
     clock::Clock,
     credentials::{SecretHash, Tag},
     store::{CommitGate, CreateRequest, EventKind, NewTokenRow, Obstacles, Store, WriteTransaction},
@@ -48,16 +49,21 @@ impl TokenRegistry {
     ///
     /// # Errors
     ///
+    /// [`RegistryError::NotAllowed`], [`RegistryError::TooFast`],
     /// [`RegistryError::UserDeleted`], [`RegistryError::RequestIdReused`], [`RegistryError::RequestDone`],
     /// [`RegistryError::NameTaken`], [`RegistryError::TooManyTokens`], [`RegistryError::TooManyExpired`],
     /// [`RegistryError::Expiry`], or a failure.
-    pub async fn issue(&self, new: NewToken) -> Result<Issued, RegistryError> {
+    pub async fn issue(&self, caller: &Caller, new: NewToken) -> Result<Issued, RegistryError> {
+        caller.check_user(&new.user_id)?;
+        caller.check_scopes(&new.scopes)?;
+        self.creation_rates.check(caller, &new.user_id)?;
         let issuance = Issuance {
             store: self.store.clone(),
             clock: self.clock.clone(),
             authenticator: Arc::clone(&self.authenticator),
             last_used: Arc::clone(&self.last_used),
             limits: TokenLimits { max_live: self.max_live_tokens },
+            origin: Origin::of(caller),
             new,
         };
         issuance.precheck().await?;
@@ -119,6 +125,7 @@ pub(super) struct Issuance {
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) last_used: Arc<LastUsed>,
     limits: TokenLimits,
+    pub(super) origin: Origin,
     pub(super) new: NewToken,
 }
 
@@ -200,7 +207,7 @@ impl Issuance {
             let request = CreateRequest { user_id, request_id, token_id: token.id, content, at };
             transaction.put_request(request).await?;
         }
-        let event = by_user(EventKind::TokenIssued, &token.user_id, token.id, at);
+        let event = self.origin.event(EventKind::TokenIssued, &token.user_id, token.id, at);
         let epoch = transaction.record(event).await?;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);
         match transaction.commit(gate).await {

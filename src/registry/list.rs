@@ -3,7 +3,10 @@
 use uuid::Uuid;
 
 use super::{RegistryError, TokenRegistry};
-use crate::token::{PageSize, Token, UserId};
+use crate::{
+    caller::Caller,
+    token::{PageSize, Token, UserId},
+};
 
 /// Part of a user's tokens, newest first.
 #[derive(Debug)]
@@ -19,13 +22,15 @@ impl TokenRegistry {
     ///
     /// # Errors
     ///
-    /// A failure of the database.
+    /// [`RegistryError::NotAllowed`], or a failure of the database.
     pub async fn list(
         &self,
+        caller: &Caller,
         user: &UserId,
         before: Option<Uuid>,
         size: PageSize,
     ) -> Result<Page, RegistryError> {
+        caller.check_user(user)?;
         let size = usize::from(size.get());
         // One more than asked for tells whether there is a next page.
         let mut tokens = self.store.page_tokens(user, before, size as u64 + 1).await?;

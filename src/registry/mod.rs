@@ -1,5 +1,7 @@
 //! The domain: who may have which tokens, and when a token is good. Every rule is here once.
 
+mod audit;
+mod creation_rates;
 mod error;
 mod issue;
 mod list;
@@ -11,6 +13,8 @@ mod token_registry;
 mod validate;
 
 pub use self::{
+    audit::EventPage,
+    creation_rates::CreationRates,
     error::RegistryError,
     issue::{Issued, NewToken},
     list::Page,

@@ -9,7 +9,6 @@ use super::{
     RegistryError,
     issue::{Issuance, NewToken},
     revoke::commit_and_evict,
-    token_registry::by_user,
 };
 use crate::{
     credentials::{SecretHash, Tag},
@@ -68,7 +67,7 @@ impl Issuance {
             return Err(RegistryError::RequestDone { token_id: token.id });
         }
         let kind = EventKind::TokenSecretReplaced;
-        let epoch = transaction.record(by_user(kind, &token.user_id, token.id, now)).await?;
+        let epoch = transaction.record(self.origin.event(kind, &token.user_id, token.id, now)).await?;
         let eviction = Eviction::Token(token.id);
         let committed = commit_and_evict(transaction, gate, &self.authenticator, &eviction).await;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);

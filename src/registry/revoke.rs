@@ -5,9 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RegistryError, TokenRegistry, token_registry::by_user};
+use super::{RegistryError, TokenRegistry, token_registry::Origin};
 use crate::{
+    caller::Caller,
     store::{CommitGate, Event, EventKind, Eviction, StoreError, WriteTransaction},
+    telemetry,
     token::UserId,
     validation::Authenticator,
 };
@@ -19,8 +21,16 @@ impl TokenRegistry {
     ///
     /// # Errors
     ///
-    /// Without `allow_missing`, [`RegistryError::NotFound`] in these two cases; or a failure.
-    pub async fn revoke(&self, user: &UserId, id: Uuid, allow_missing: bool) -> Result<(), RegistryError> {
+    /// [`RegistryError::NotAllowed`]; without `allow_missing`, [`RegistryError::NotFound`] in these two cases; or a failure.
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        user: &UserId,
+        id: Uuid,
+        allow_missing: bool,
+    ) -> Result<(), RegistryError> {
+        caller.check_user(user)?;
+        let origin = Origin::of(caller);
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let revoke = |gate: CommitGate| async move {
@@ -35,7 +45,7 @@ impl TokenRegistry {
                 authenticator.evict(&Eviction::Token(id));
                 return Ok(epoch);
             }
-            let epoch = transaction.record(by_user(EventKind::TokenRevoked, &user, id, now)).await?;
+            let epoch = transaction.record(origin.event(EventKind::TokenRevoked, &user, id, now)).await?;
             let committed = commit_and_evict(transaction, &gate, &authenticator, &Eviction::Token(id)).await;
             let (user_id, token_id) = (user.as_str(), id);
             match committed {
@@ -86,6 +96,7 @@ impl TokenRegistry {
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
+        let trace_id = telemetry::trace_id();
         let delete = |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
@@ -98,8 +109,15 @@ impl TokenRegistry {
             transaction.mark_account_deleted(&user, deleted_at.map_or(now, |at| now.min(at))).await?;
             let kind = EventKind::UserDeleted;
             let (actor, event_id) = (actor.as_str(), event_id.as_str());
-            let event =
-                Event { at: now, kind, token_id: None, user_id: &user, actor, reason: Some(event_id) };
+            let event = Event {
+                at: now,
+                kind,
+                token_id: None,
+                user_id: &user,
+                actor,
+                reason: Some(event_id),
+                trace_id: trace_id.as_deref(),
+            };
             let epoch = transaction.record(event).await?;
             let committed =
                 commit_and_evict(transaction, &gate, &authenticator, &Eviction::Account(user.clone())).await;

@@ -1,15 +1,17 @@
 //! The domain: who may have which tokens, and when a token is good. Every rule is here once.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RegistryError, purge::PurgeCounts, validate::Outcomes};
+use super::{CreationRates, RegistryError, purge::PurgeCounts, validate::Outcomes};
 use crate::{
+    caller::Caller,
     clock::Clock,
     credentials::SecretVerifier,
     store::{Event, EventKind, Replicas, Store},
+    telemetry,
     token::{Prefix, UserId},
     validation::{Authenticator, LastUsed, RevocationTail, ValidationLimits, ValidationStatistics},
 };
@@ -26,6 +28,7 @@ pub struct TokenRegistry {
     pub(super) last_used: Arc<LastUsed>,
     pub(super) outcomes: Outcomes,
     pub(super) purge_counts: Arc<PurgeCounts>,
+    pub(super) creation_rates: CreationRates,
 }
 
 impl TokenRegistry {
@@ -36,6 +39,7 @@ impl TokenRegistry {
         verifier: SecretVerifier,
         prefix: Prefix,
         max_live_tokens: u64,
+        creation_rates: CreationRates,
         limits: ValidationLimits,
     ) -> Self {
         let verifier = Arc::new(verifier);
@@ -50,6 +54,7 @@ impl TokenRegistry {
             last_used: Arc::default(),
             outcomes: Outcomes::default(),
             purge_counts: Arc::default(),
+            creation_rates,
         }
     }
 
@@ -122,7 +127,28 @@ impl TokenRegistry {
     }
 }
 
-/// Something that a user did to one of their tokens.
-pub(super) fn by_user(kind: EventKind, user: &UserId, token_id: Uuid, at: DateTime<Utc>) -> Event<'_> {
-    Event { at, kind, token_id: Some(token_id), user_id: user, actor: user.as_str(), reason: None }
+/// Who asked for a change, for the audit log.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) actor: Cow<'static, str>,
+    pub(super) trace_id: Option<String>,
+}
+
+impl Origin {
+    /// The origin of the call that is being answered.
+    pub(super) fn of(caller: &Caller) -> Self {
+        Self { actor: caller.actor(), trace_id: telemetry::trace_id() }
+    }
+
+    /// Something that was done to a token.
+    pub(super) fn event<'a>(
+        &'a self,
+        kind: EventKind,
+        user_id: &'a UserId,
+        token_id: Uuid,
+        at: DateTime<Utc>,
+    ) -> Event<'a> {
+        let trace_id = self.trace_id.as_deref();
+        Event { at, kind, token_id: Some(token_id), user_id, actor: &self.actor, reason: None, trace_id }
+    }
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::{RegistryError, TokenRegistry};
 use crate::{
+    caller::Caller,
     store::TokenState,
     token::{BearerToken, Scopes, Token},
     validation::Authenticated,
@@ -86,8 +87,13 @@ impl TokenRegistry {
     /// # Errors
     ///
     /// It cannot be known: a failure.
-    pub async fn validate(&self, bearer: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
-        let verdict = self.verdict(bearer, required).await?;
+    pub async fn validate(
+        &self,
+        caller: &Caller,
+        bearer: &[u8],
+        required: &Scopes,
+    ) -> Result<Verdict, RegistryError> {
+        let verdict = self.verdict(caller, bearer, required).await?;
         let reason = match &verdict {
             Verdict::Valid(_) => None,
             Verdict::Invalid(reason) => Some(*reason),
@@ -96,13 +102,22 @@ impl TokenRegistry {
         Ok(verdict)
     }
 
-    async fn verdict(&self, bearer: &[u8], required: &Scopes) -> Result<Verdict, RegistryError> {
+    async fn verdict(
+        &self,
+        caller: &Caller,
+        bearer: &[u8],
+        required: &Scopes,
+    ) -> Result<Verdict, RegistryError> {
         let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else {
             return Ok(Verdict::Invalid(Reason::Malformed));
         };
         let Some(found) = self.authenticator.authenticate(&bearer).await? else {
             return Ok(Verdict::Invalid(Reason::Unknown));
         };
+        // A caller that is limited to some users learns nothing of the tokens of others.
+        if caller.check_user(&found.token.user_id).is_err() {
+            return Ok(Verdict::Invalid(Reason::Unknown));
+        }
         let now = self.clock.now();
         if let Err(reason) = judge(&found, required, now) {
             return Ok(Verdict::Invalid(reason));

@@ -12,10 +12,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{readiness::DatabaseWatch, shutdown::Service};
 use crate::{
+    caller::{Callers, CallersError},
     clock::Clock,
     config::{self, Config, ConfigError},
     credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
-    grpc::{self, GrpcLimits, LIVENESS},
+    grpc::{self, GrpcLimits, LIVENESS, Services},
     http::{self, HttpLimits, HttpState},
     nats::{self, NatsError},
     registry::TokenRegistry,
@@ -48,6 +49,9 @@ pub enum StartError {
     /// The data folder cannot be created.
     #[error("--data-dir (LATCHKEY_DATA_DIR): {}: {error}", .folder.display())]
     DataDir { folder: PathBuf, error: std::io::Error },
+    /// The callers file cannot be used.
+    #[error("--callers (LATCHKEY_CALLERS): {}: {error}", .file.display())]
+    Callers { file: PathBuf, error: CallersError },
     /// The database cannot be opened or migrated, and retrying would not help.
     #[error("--database-url (LATCHKEY_DATABASE_URL): {location}: {error}")]
     Store { location: String, error: StoreError },
@@ -65,9 +69,6 @@ pub enum StartError {
 /// Why the service stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The gRPC listener failed.
-    #[error("the gRPC listener failed: {0}")]
-    Grpc(#[from] tonic::transport::Error),
     /// A task panicked.
     #[error("a part of the service failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -89,6 +90,7 @@ impl Server {
         let http = listen("--http-addr (LATCHKEY_HTTP_ADDR)", config.http_addr).await?;
         let (grpc_addr, http_addr) = (grpc.1, http.1);
         let keys = open_key_ring(config, &url)?;
+        let callers = Arc::new(open_callers(config)?);
         let (store, is_prepared) = open_store(config, &url).await?;
 
         let registry = Arc::new(TokenRegistry::new(
@@ -97,6 +99,7 @@ impl Server {
             SecretVerifier::new(hasher, keys),
             config.token_prefix.clone(),
             u64::from(config.max_tokens_per_user),
+            config.callers.creation_rates(),
             config.validation_limits(),
         ));
         let mut tail = registry.revocation_tail();
@@ -115,6 +118,7 @@ impl Server {
             registry: Arc::clone(&registry),
             store: store.clone(),
             durations: grpc::durations()?,
+            callers: Arc::clone(&callers),
             events: Arc::default(),
             subscribes: config.nats.nats_url.is_some(),
             unready: watched,
@@ -175,15 +179,36 @@ async fn start_transports(
             Ok(())
         });
     }
-    let durations = state.durations.clone();
-    let serving = grpc::serve(grpc, registry, durations, health, grpc_limits(config), stop.clone());
-    transports.spawn(async { Ok(serving.await?) });
+    transports.spawn(follow(Arc::clone(&state.callers), stop.clone()));
+    let services = Services {
+        registry,
+        callers: Arc::clone(&state.callers),
+        durations: state.durations.clone(),
+        health,
+    };
+    let serving = grpc::serve(grpc, services, grpc_limits(config), stop.clone());
+    transports.spawn(async {
+        serving.await;
+        Ok(())
+    });
     let serving = http::serve(http, state, http_limits(config), stop.clone());
     transports.spawn(async {
         serving.await;
         Ok(())
     });
     Ok(transports)
+}
+
+/// Follows changes of the callers file until `stop` is cancelled.
+async fn follow(callers: Arc<Callers>, stop: CancellationToken) -> Result<(), ServeError> {
+    stop.run_until_cancelled_owned(callers.follow()).await;
+    Ok(())
+}
+
+/// Reads the callers file, if one is configured.
+fn open_callers(config: &Config) -> Result<Callers, StartError> {
+    let Some(file) = &config.callers.callers else { return Ok(Callers::unchecked()) };
+    Callers::open(file, false).map_err(|error| StartError::Callers { file: file.clone(), error })
 }
 
 /// Opens and prepares the database. Returns whether it is prepared: PostgreSQL may be out of reach for now.

@@ -1,10 +1,10 @@
 //! The audit log: every change, written in the transaction that makes it.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait as _, Statement};
+use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{StoreError, WriteTransaction, revocation_log::EPOCH};
+use super::{Store, StoreError, WriteTransaction, revocation_log::EPOCH};
 use crate::token::UserId;
 
 /// What happened.
@@ -46,6 +46,67 @@ pub struct Event<'a> {
     pub actor: &'a str,
     /// The id of the message that asked for it, if one did.
     pub reason: Option<&'a str>,
+    /// The id of the call's trace, if it was traced.
+    pub trace_id: Option<&'a str>,
+}
+
+/// An event as it was read.
+#[derive(Clone, Debug)]
+pub struct RecordedEvent {
+    /// Its id; later events have larger ones.
+    pub id: i64,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// What happened; another version may have written a kind that this one does not know.
+    pub kind: String,
+    /// The token that it happened to; `None` if it happened to the account.
+    pub token_id: Option<Uuid>,
+    /// The user whose token or account it was.
+    pub user_id: String,
+    /// Who asked for it.
+    pub actor: String,
+    /// The id of the message that asked for it, if one did.
+    pub reason: Option<String>,
+    /// The id of the call's trace, if it was traced.
+    pub trace_id: Option<String>,
+}
+
+impl Store {
+    /// Returns at most `limit` events from below the id `before` on, newest first: those of `user`, or all.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn page_events(
+        &self,
+        user: Option<&UserId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let of_user = if user.is_some() { "user_id = $2 AND" } else { "" };
+        let sql = format!(
+            "SELECT id, at, kind, token_id, user_id, actor, reason, trace_id FROM token_events \
+             WHERE {of_user} id < $1 ORDER BY id DESC LIMIT {limit}"
+        );
+        let mut values = vec![before.unwrap_or(i64::MAX).into()];
+        values.extend(user.map(|user| user.as_str().into()));
+        let query = Statement::from_sql_and_values(self.reads.get_database_backend(), sql, values);
+        let rows = self.bounded(self.reads.query_all_raw(query)).await?;
+        Ok(rows.iter().map(recorded).collect::<Result<_, DbErr>>()?)
+    }
+}
+
+fn recorded(row: &QueryResult) -> Result<RecordedEvent, DbErr> {
+    Ok(RecordedEvent {
+        id: row.try_get_by_index(0)?,
+        at: row.try_get_by_index(1)?,
+        kind: row.try_get_by_index(2)?,
+        token_id: row.try_get_by_index(3)?,
+        user_id: row.try_get_by_index(4)?,
+        actor: row.try_get_by_index(5)?,
+        reason: row.try_get_by_index(6)?,
+        trace_id: row.try_get_by_index(7)?,
+    })
 }
 
 impl WriteTransaction {
@@ -57,8 +118,8 @@ impl WriteTransaction {
     /// See [`StoreError`].
     pub async fn record(&self, event: Event<'_>) -> Result<Option<Uuid>, StoreError> {
         let sql = format!(
-            "INSERT INTO token_events (at, kind, token_id, user_id, actor, reason) \
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING {EPOCH}"
+            "INSERT INTO token_events (at, kind, token_id, user_id, actor, reason, trace_id) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {EPOCH}"
         );
         let values = [
             event.at.into(),
@@ -67,6 +128,7 @@ impl WriteTransaction {
             event.user_id.as_str().into(),
             event.actor.into(),
             event.reason.into(),
+            event.trace_id.into(),
         ];
         let insert = Statement::from_sql_and_values(self.inner.get_database_backend(), sql, values);
         let row = self.run(self.inner.query_one_raw(insert)).await?;

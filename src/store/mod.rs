@@ -9,6 +9,7 @@ mod entity;
 mod error;
 mod health;
 mod log_position;
+mod lookup_pool;
 mod pool;
 mod prepare;
 mod reachability;
@@ -22,7 +23,7 @@ mod tokens;
 mod transaction;
 
 pub use self::{
-    audit_log::{Event, EventKind},
+    audit_log::{Event, EventKind, RecordedEvent},
     connect::{DatabaseUrl, DatabaseUrlError, PoolLimits, create_private_folder},
     create_requests::{CreateRequest, EarlierRequest},
     database::Store,

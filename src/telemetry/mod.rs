@@ -11,6 +11,6 @@ mod traces;
 pub use self::{
     log::{LogFormat, Telemetry, TelemetryError, flush_log},
     log_lines::{LOG_LINES_DROPPED, LogLines},
-    propagation::{ENTRY, HttpHeaders, NatsHeaders, enter, inject, is_entry, set_sampler},
+    propagation::{ENTRY, HttpHeaders, NatsHeaders, enter, inject, is_entry, set_sampler, trace_id},
     rpc_metrics::RpcDurations,
 };

@@ -55,6 +55,13 @@ pub fn enter(carrier: &dyn Extractor, kind: SpanKind, create: impl FnOnce() -> S
     span
 }
 
+/// Returns the id of the current trace, 32 hexadecimal digits, if the call is traced.
+pub fn trace_id() -> Option<String> {
+    let context = Span::current().context();
+    let span = context.span();
+    Some(span.span_context()).filter(|span| span.is_valid()).map(|span| span.trace_id().to_string())
+}
+
 /// Writes the context of the current span, if there is one, into `carrier`.
 pub fn inject(carrier: &mut dyn Injector) {
     let context = Span::current().context();

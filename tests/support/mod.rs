@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod bearer_token;
+pub mod caller;
 pub mod client;
 pub mod database;
 pub mod disk;
@@ -10,6 +11,7 @@ pub mod guarded_process;
 pub mod health;
 pub mod helm;
 pub mod http;
+pub mod issuer;
 pub mod json_log;
 pub mod latchkey;
 pub mod metrics;

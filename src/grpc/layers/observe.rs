@@ -16,11 +16,11 @@ use tracing::{Instrument as _, Span, field::Empty};
 use super::middleware::{Answer, Middleware};
 use crate::{
     grpc::status,
-    proto::{DESCRIPTORS, latchkey::token_service_server::SERVICE_NAME},
+    proto::DESCRIPTORS,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
 };
 
-/// An RPC of the token service.
+/// An RPC of this package.
 #[derive(Clone, Copy, Debug)]
 struct Method {
     /// The name in metrics: `CreateToken`.
@@ -35,8 +35,8 @@ impl Method {
     const OTHER: Self = Self { name: "_OTHER", path: "/_OTHER" };
 
     /// Leaks the name, so call it once for each method.
-    fn new(name: &str) -> Self {
-        let path: &'static str = format!("/{SERVICE_NAME}/{name}").leak();
+    fn new(service: &str, name: &str) -> Self {
+        let path: &'static str = format!("/{PACKAGE}.{service}/{name}").leak();
         Self { name: &path[path.len() - name.len()..], path }
     }
 
@@ -45,7 +45,7 @@ impl Method {
     }
 }
 
-/// Every method of the token service, in the order of the proto file.
+/// Every method of the package, in the order of the proto files.
 static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
     #[expect(
         clippy::expect_used,
@@ -53,12 +53,14 @@ static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
     )]
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors that build.rs encoded");
     let files = descriptors.file.iter();
-    let services = files.flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+    let services = files.filter(|file| file.package() == PACKAGE).flat_map(|file| &file.service);
     services
-        .filter(|(package, service)| format!("{package}.{}", service.name()) == SERVICE_NAME)
-        .flat_map(|(_, service)| service.method.iter().map(|method| Method::new(method.name())))
+        .flat_map(|service| service.method.iter().map(|method| Method::new(service.name(), method.name())))
         .collect()
 });
+
+/// The package of the services.
+const PACKAGE: &str = "latchkey.v1";
 
 /// Returns the names of the methods in metrics.
 pub(in crate::grpc) fn method_names() -> Vec<&'static str> {
@@ -232,10 +234,12 @@ mod tests {
         let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
         let declared: Vec<&str> = methods.map(|method| method.name()).collect();
         assert_eq!(method_names(), declared);
-        assert_eq!(method_names(), ["CreateToken", "ListTokens", "DeleteToken", "ValidateToken"]);
-        for name in declared {
-            assert_eq!(Method::of(&format!("/latchkey.v1.TokenService/{name}")).name, name);
+        let expected = ["CreateToken", "ListTokens", "DeleteToken", "ValidateToken", "ListEvents"];
+        assert_eq!(method_names(), expected);
+        for method in METHODS.iter() {
+            assert_eq!(Method::of(method.path).name, method.name);
         }
+        assert_eq!(Method::of("/latchkey.v1.AuditService/ListEvents").name, "ListEvents");
         assert_eq!(Method::of("/latchkey.v1.TokenService/Missing").name, "_OTHER");
     }
 

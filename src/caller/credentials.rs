@@ -1,0 +1,92 @@
+//! The credentials in a request's Authorization header.
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::SecretString;
+
+/// What a request has in its Authorization header.
+#[derive(Debug)]
+pub(super) enum Credentials<'a> {
+    None,
+    /// RFC 7617.
+    Basic {
+        name: String,
+        secret: SecretString,
+    },
+    /// RFC 6750. Not shown by Debug of this type's users: they never print it.
+    Bearer(Bearer<'a>),
+}
+
+/// A credential that Debug does not show.
+#[derive(Clone, Copy)]
+pub(super) struct Bearer<'a>(pub(super) &'a str);
+
+impl std::fmt::Debug for Bearer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Returns the credentials of a request.
+///
+/// # Errors
+///
+/// What is wrong with them: a text without anything of the header.
+pub(super) fn credentials(headers: &HeaderMap) -> Result<Credentials<'_>, &'static str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(Credentials::None) };
+    if values.next().is_some() {
+        return Err("the request has more than one Authorization header");
+    }
+    let form = "the Authorization header is neither `Bearer …` nor `Basic …`";
+    let (scheme, rest) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(form)?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        if rest.is_empty() || rest.contains([' ', ',']) {
+            return Err("the Authorization header has not exactly one bearer credential");
+        }
+        Ok(Credentials::Bearer(Bearer(rest)))
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let form = "the Basic credentials are not a caller's name, a colon and its secret in base64";
+        let text = STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(form)?;
+        let text = zeroize::Zeroizing::new(text);
+        let (name, secret) = text.split_once(':').ok_or(form)?;
+        Ok(Credentials::Basic { name: name.to_owned(), secret: secret.into() })
+    } else {
+        Err(form)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn of(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn both_schemes_are_read_in_any_case_and_nothing_else() {
+        assert!(matches!(credentials(&HeaderMap::new()), Ok(Credentials::None)));
+        assert!(matches!(credentials(&of(&["bEARER  abc"])), Ok(Credentials::Bearer(Bearer("abc")))));
+        let headers = of(&["basic Y2k6aHVudGVyMjp4"]);
+        let Ok(basic @ Credentials::Basic { .. }) = credentials(&headers) else { panic!("not basic") };
+        assert!(!format!("{basic:?}").contains("hunter2"));
+        let Credentials::Basic { name, secret } = basic else { unreachable!() };
+        assert_eq!((name.as_str(), secret.expose_secret()), ("ci", "hunter2:x"));
+        for bad in [
+            &["Bearer a", "Bearer a"][..],
+            &["Bearer a,Bearer b"],
+            &["Bearer "],
+            &["Bearer"],
+            &["abc"],
+            &["Digest abc"],
+            &["Basic !"],
+            &["Basic Y2k="],
+        ] {
+            credentials(&of(bad)).unwrap_err();
+        }
+    }
+}

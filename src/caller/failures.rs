@@ -1,0 +1,66 @@
+//! Wrong credentials, by the address that sends them.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use governor::{
+    DefaultKeyedRateLimiter, Quota,
+    clock::{Clock as _, DefaultClock},
+};
+
+/// Wrong credentials that an address may send in a minute.
+const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+/// Addresses that are remembered; with more, those that have not failed lately are dropped.
+const ADDRESSES: usize = 10_000;
+
+/// Limits the wrong credentials of each address.
+pub(super) struct Failures {
+    limiter: DefaultKeyedRateLimiter<IpAddr>,
+    /// Until when an address may not try costly credentials.
+    blocked: quick_cache::sync::Cache<IpAddr, Instant>,
+}
+
+impl std::fmt::Debug for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Failures")
+    }
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(FAILURES_A_MINUTE)),
+            blocked: quick_cache::sync::Cache::new(ADDRESSES),
+        }
+    }
+}
+
+impl Failures {
+    /// Returns whether too many credentials of the address were wrong.
+    pub(super) fn are_too_many(&self, address: IpAddr) -> bool {
+        self.blocked.get(&network(address)).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Notes a wrong credential. Returns how long to wait before the next, if there were too many.
+    pub(super) fn note(&self, address: IpAddr) -> Option<Duration> {
+        if self.limiter.len() > ADDRESSES {
+            self.limiter.retain_recent();
+        }
+        let address = network(address);
+        let refused = self.limiter.check_key(&address).err()?;
+        let wait = refused.wait_time_from(DefaultClock::default().now());
+        self.blocked.insert(address, Instant::now() + wait);
+        Some(wait)
+    }
+}
+
+/// Returns the address, or for IPv6 its network of 64 bits, all of which one peer has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}

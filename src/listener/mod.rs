@@ -1,0 +1,7 @@
+//! Accepts the connections of both listeners.
+
+mod accept;
+mod peer;
+
+pub(crate) use self::accept::serve;
+pub use self::peer::{Peer, PeerName};
