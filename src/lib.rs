@@ -14,7 +14,8 @@
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
 //! | | [`validation`] | from a bearer token to its stored token: cache, lease, revocation log, other replicas, last use |
-//! | foundations | [`store`] | the only SQL; the schema is in the `migrations` crate |
+//! | foundations | `listener` | accepts the connections of both listeners |
+//! | | [`store`] | the only SQL; the schema is in the `migrations` crate |
 //! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
 //! | | [`token`] | pure types: bearer token, name, scopes, user id, expiry |
 //! | | [`clock`] | the current time, which tests can set |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod credentials;
 pub mod grpc;
 pub mod http;
+mod listener;
 pub mod nats;
 pub mod proto;
 pub mod registry;

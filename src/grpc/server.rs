@@ -2,23 +2,28 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
     codegen::http::{Request, Response},
     server::NamedService,
-    service::LayerExt as _,
-    transport::{Server, server::TcpIncoming},
+    service::{LayerExt as _, Routes},
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
-use tower::{Service, ServiceBuilder};
+use tower::{Layer as _, Service, ServiceBuilder};
 
 use super::{
     layers::{self, Chain, Direct, MiddlewareLayer},
     token_service,
 };
 use crate::{
+    listener,
     proto::{
         DESCRIPTORS,
         latchkey::token_service_server::{SERVICE_NAME, TokenServiceServer},
@@ -45,6 +50,8 @@ pub struct GrpcLimits {
     pub streams: u32,
 }
 
+/// Maximum number of open connections.
+const CONNECTIONS: usize = 65_536;
 /// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// Maximum size of a request's headers, in bytes.
@@ -59,9 +66,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves on `listener` until `stop` is cancelled and the calls in flight have ended.
 ///
-/// # Errors
-///
-/// The listener failed.
+/// hyper serves the connections, and not tonic's own server, whose layers cost each call 2 µs (docs/performance.md).
 pub async fn serve(
     listener: TcpListener,
     registry: Arc<TokenRegistry>,
@@ -69,12 +74,28 @@ pub async fn serve(
     health: HealthReporter,
     limits: GrpcLimits,
     stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-    let tokens = token_service(registry, durations, limits);
+) {
+    let service = Direct(token_service(registry, durations, limits)).layer(other_services(health));
+    let service =
+        ServiceBuilder::new().map_request(|call: Request<Incoming>| call.map(Body::new)).service(service);
+    let service = TowerToHyperService::new(service);
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_PEER_ERRORS)
+        .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    listener::serve(listener, CONNECTIONS, |io| http.serve_connection(io, service.clone()), stop).await;
+}
+
+/// Returns the health service and reflection.
+fn other_services(health: HealthReporter) -> Routes {
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
     let health = ServiceBuilder::new().map_response(layers::correct_status).named_layer(health);
+    let mut routes = Routes::new(health);
 
     // Older clients know only v1alpha. No load is shed from health and reflection: an overloaded service is not an
     // unhealthy one.
@@ -85,19 +106,13 @@ pub async fn serve(
             // google.rpc.ErrorInfo and the other details of errors, so that grpcurl can print them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Server::builder()
-        .layer(Direct(tokens))
-        .max_concurrent_streams(limits.streams)
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
-        .http2_max_local_error_reset_streams(Some(MAX_PEER_ERRORS))
-        .http2_max_header_list_size(MAX_HEADERS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(health)
-        .add_optional_service(reflection().build_v1().ok())
-        .add_optional_service(reflection().build_v1alpha().ok())
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await
+    if let Ok(reflection) = reflection().build_v1() {
+        routes = routes.add_service(reflection);
+    }
+    if let Ok(reflection) = reflection().build_v1alpha() {
+        routes = routes.add_service(reflection);
+    }
+    routes.prepare()
 }
 
 /// Creates the histogram of the token service's calls.

@@ -2,7 +2,6 @@
 
 mod account_events;
 mod health;
-mod listener;
 mod metrics;
 mod problem;
 mod replicas;

@@ -10,6 +10,8 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
 use opentelemetry::trace::SpanKind;
 use tokio::{
     net::TcpListener,
@@ -18,9 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, field::Empty};
 
-use super::{account_events, health, listener, metrics, problem::Problem, replicas};
+use super::{account_events, health, metrics, problem::Problem, replicas};
 use crate::{
     account_events::EventCounts,
+    listener,
     registry::TokenRegistry,
     store::Store,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
@@ -54,12 +57,20 @@ pub struct HttpLimits {
 /// Maximum size of a request body, in bytes: ten times what the largest well-formed event needs.
 const MAX_BODY: usize = 64 * 1024;
 
+/// Maximum number of open connections.
+const CONNECTIONS: usize = 1_024;
+/// How long the head of a request may take to arrive, including the time that the connection is idle before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Stands for every method that no route has. The name is from OpenTelemetry's conventions.
 const OTHER: &str = "_OTHER";
 
 /// Serves on `listener` until `stop` is cancelled and the requests in flight have ended.
 pub async fn serve(listener: TcpListener, state: HttpState, limits: HttpLimits, stop: CancellationToken) {
-    listener::serve(listener, router(Arc::new(state), limits), stop).await;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let service = TowerToHyperService::new(router(Arc::new(state), limits));
+    listener::serve(listener, CONNECTIONS, |io| http.serve_connection(io, service.clone()), stop).await;
 }
 
 fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {

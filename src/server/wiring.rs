@@ -65,9 +65,6 @@ pub enum StartError {
 /// Why the service stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The gRPC listener failed.
-    #[error("the gRPC listener failed: {0}")]
-    Grpc(#[from] tonic::transport::Error),
     /// A task panicked.
     #[error("a part of the service failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -177,7 +174,10 @@ async fn start_transports(
     }
     let durations = state.durations.clone();
     let serving = grpc::serve(grpc, registry, durations, health, grpc_limits(config), stop.clone());
-    transports.spawn(async { Ok(serving.await?) });
+    transports.spawn(async {
+        serving.await;
+        Ok(())
+    });
     let serving = http::serve(http, state, http_limits(config), stop.clone());
     transports.spawn(async {
         serving.await;

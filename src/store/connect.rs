@@ -26,7 +26,9 @@ use sea_orm::{
 
 use tokio::sync::Semaphore;
 
-use super::{Store, StoreError, error::is_sqlite_busy, pool, reachability::Reachability};
+use super::{
+    Store, StoreError, error::is_sqlite_busy, lookup_pool::LookupPool, pool, reachability::Reachability,
+};
 
 /// Where the database is.
 #[derive(Clone)]
@@ -98,7 +100,7 @@ impl PoolLimits {
 }
 
 /// How long the answer to a ping is waited for: one connection that hangs must not cost a call all its time.
-const PING_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Store {
     /// Opens the database at `url`; SQLite's file is made when it is missing. PostgreSQL is not contacted yet: see
@@ -126,9 +128,10 @@ async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Resu
         .disable_statement_logging();
     let single = pool::sqlite(limits.single());
     let writes = connect_when_free(&single, &options, limits.timeout).await?;
-    let reads = connect_when_free(&pool::sqlite(limits), &options, limits.timeout).await?;
+    let reads = connect_when_free(&pool::sqlite_reads(limits), &options, limits.timeout).await?;
     let connection = |pool| SqlxSqliteConnector::from_sqlx_sqlite_pool(pool);
     Ok(Store {
+        lookups: LookupPool::Sqlite(reads.clone()),
         reads: connection(reads),
         writes: connection(writes),
         log: connection(single.clone().connect_lazy_with(options.clone())),
@@ -174,20 +177,27 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
         .disable_statement_logging();
     let reachability = Arc::new(Reachability::new());
-    let open = |limits| {
+    let pool = |connections| {
+        let limits = PoolLimits { connections, ..limits };
         let pool = pool::postgres(limits, PING_TIMEOUT, Arc::clone(&reachability));
         SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options.clone()))
     };
-    let main = open(limits);
-    let pool = |connections| open(PoolLimits { connections, ..limits });
+    // Lookups have half of the connections, and writes and lists the other half.
+    let lookups = PoolLimits { connections: limits.connections.div_ceil(2), ..limits };
+    let main_connections = (limits.connections / 2).max(1);
+    let main = pool(main_connections);
     Store {
+        lookups: LookupPool::Postgres(
+            pool::postgres_lookups(lookups, PING_TIMEOUT, Arc::clone(&reachability))
+                .connect_lazy_with(options.clone()),
+        ),
         writes: main.clone(),
         reads: main,
         log: pool(LOG_CONNECTIONS),
         health: pool(WITH_SPARE),
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
-        writers: Arc::new(Semaphore::new(limits.connections as usize)),
+        writers: Arc::new(Semaphore::new(main_connections as usize)),
         timeout: limits.timeout,
     }
 }

@@ -1,20 +1,21 @@
 //! The database: the only place that knows SQL.
 //!
 //! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it instead of
-//! polling for the lock; reads go on beside them (WAL). On PostgreSQL one pool serves both. The revocation log and the
-//! health check have connections of their own, and so has the renewal of the lease on PostgreSQL: however busy the others
-//! are, revocations are seen and the answer is true.
+//! polling for the lock; reads go on beside them (WAL). On PostgreSQL lookups have a pool of their own. The revocation log
+//! and the health check have connections of their own, and so has the renewal of the lease on PostgreSQL: however busy the
+//! others are, revocations are seen and the answer is true.
 
 use std::{sync::Arc, time::Duration};
 
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::Semaphore;
 
-use super::{DatabaseUrl, PoolState, StoreError, reachability::Reachability};
+use super::{DatabaseUrl, PoolState, StoreError, lookup_pool::LookupPool, reachability::Reachability};
 
 /// A database with its connection pools. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Store {
+    pub(super) lookups: LookupPool,
     pub(super) reads: DatabaseConnection,
     pub(super) writes: DatabaseConnection,
     pub(super) log: DatabaseConnection,
@@ -33,18 +34,22 @@ impl Store {
 
     /// The connection pools as they are now.
     pub fn pools(&self) -> Vec<PoolState> {
-        match self.reads.get_database_backend() {
-            DbBackend::Sqlite => [
-                ("reads", &self.reads),
-                ("writes", &self.writes),
-                ("log", &self.log),
-                ("health", &self.health),
-            ]
-            .map(|(name, pool)| PoolState::of(name, pool.get_sqlite_connection_pool()))
-            .into(),
-            _ => [("main", &self.reads), ("log", &self.log), ("health", &self.health)]
-                .map(|(name, pool)| PoolState::of(name, pool.get_postgres_connection_pool()))
-                .into(),
+        let postgres =
+            |name, pool: &DatabaseConnection| PoolState::of(name, pool.get_postgres_connection_pool());
+        let sqlite = |name, pool: &DatabaseConnection| PoolState::of(name, pool.get_sqlite_connection_pool());
+        match &self.lookups {
+            LookupPool::Sqlite(reads) => vec![
+                PoolState::of("reads", reads),
+                sqlite("writes", &self.writes),
+                sqlite("log", &self.log),
+                sqlite("health", &self.health),
+            ],
+            LookupPool::Postgres(lookups) => vec![
+                PoolState::of("lookups", lookups),
+                postgres("main", &self.writes),
+                postgres("log", &self.log),
+                postgres("health", &self.health),
+            ],
         }
     }
 
@@ -62,6 +67,7 @@ impl Store {
     pub async fn close(self) -> Result<(), StoreError> {
         self.health.close().await?;
         self.log.close().await?;
+        self.lookups.close().await;
         self.reads.close().await?;
         Ok(self.writes.close().await?)
     }

@@ -9,6 +9,7 @@ mod entity;
 mod error;
 mod health;
 mod log_position;
+mod lookup_pool;
 mod pool;
 mod prepare;
 mod reachability;

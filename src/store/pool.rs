@@ -35,19 +35,39 @@ impl PoolState {
 }
 
 pub(super) fn sqlite(limits: PoolLimits) -> PoolOptions<Sqlite> {
+    sqlite_reads(limits).after_release(|connection: &mut SqliteConnection, _| {
+        Box::pin(async move { Ok(is_idle(connection).await) })
+    })
+}
+
+/// A pool in which no transaction is ever begun.
+pub(super) fn sqlite_reads(limits: PoolLimits) -> PoolOptions<Sqlite> {
     PoolOptions::new()
         .max_connections(limits.connections)
         .acquire_timeout(limits.timeout)
         .test_before_acquire(false)
         .max_lifetime(None)
         .idle_timeout(None)
-        .after_release(|connection: &mut SqliteConnection, _| {
-            Box::pin(async move { Ok(is_idle(connection).await) })
-        })
 }
 
 /// `ping` bounds how long a ping may take.
 pub(super) fn postgres(
+    limits: PoolLimits,
+    ping: Duration,
+    reachability: Arc<Reachability>,
+) -> PoolOptions<Postgres> {
+    postgres_lookups(limits, ping, reachability)
+        // sqlx pings here too, but without a bound: a connection that hangs would never leave the pool.
+        .after_release(move |connection: &mut PgConnection, _| {
+            Box::pin(async move {
+                let idle = tokio::time::timeout(ping, is_idle(connection)).await;
+                idle.map_err(|_| sqlx::Error::PoolTimedOut)
+            })
+        })
+}
+
+/// A pool in which no transaction is ever begun, and whose connections [`super::lookup_pool::Lent`] returns.
+pub(super) fn postgres_lookups(
     limits: PoolLimits,
     ping: Duration,
     reachability: Arc<Reachability>,
@@ -67,13 +87,6 @@ pub(super) fn postgres(
                     pinged.map_err(|_| sqlx::Error::PoolTimedOut)??;
                 }
                 Ok(true)
-            })
-        })
-        // sqlx pings here too, but without a bound: a connection that hangs would never leave the pool.
-        .after_release(move |connection: &mut PgConnection, _| {
-            Box::pin(async move {
-                let idle = tokio::time::timeout(ping, is_idle(connection)).await;
-                idle.map_err(|_| sqlx::Error::PoolTimedOut)
             })
         })
 }

@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
+use sea_orm::{DbBackend, DbErr, QueryResult, RuntimeErr};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{Store, StoreError, entity::tokens::Model, revocation_log::EPOCH};
@@ -64,11 +65,8 @@ impl Store {
     ///
     /// See [`StoreError`]; of a server of another epoch [`StoreError::EpochChanged`].
     pub async fn find_token(&self, id: Uuid, epoch: Option<Uuid>) -> Result<Option<StoredToken>, StoreError> {
-        let backend = self.reads.get_database_backend();
-        let sql = if backend == DbBackend::Sqlite { FIND } else { FIND_ON_PRIMARY.as_str() };
-        let find = Statement::from_sql_and_values(backend, sql, [id.into()]);
-        let Some(row) = self.bounded(self.reads.query_one_raw(find)).await? else { return Ok(None) };
-        if backend == DbBackend::Postgres {
+        let Some(row) = self.bounded(self.query_token(id)).await? else { return Ok(None) };
+        if self.lookups.backend() == DbBackend::Postgres {
             let server: Option<Uuid> = row.try_get_by_index(EPOCH_COLUMN)?;
             if server.is_none() || server != epoch {
                 return Err(StoreError::EpochChanged);
@@ -78,6 +76,22 @@ impl Store {
             }
         }
         Ok(Some(found(id, &row)?))
+    }
+
+    async fn query_token(&self, id: Uuid) -> Result<Option<QueryResult>, DbErr> {
+        let (sql, system) = match self.lookups.backend() {
+            DbBackend::Sqlite => (FIND, "sqlite"),
+            _ => (FIND_ON_PRIMARY.as_str(), "postgresql"),
+        };
+        let span = tracing::info_span!(
+            "find_token",
+            otel.kind = "client",
+            db.system = system,
+            db.operation = "SELECT",
+            db.statement = sql
+        );
+        let row = self.lookups.find(sql, id).instrument(span).await;
+        row.map_err(|error| DbErr::Query(RuntimeErr::SqlxError(error.into())))
     }
 }
 

@@ -1,13 +1,10 @@
-//! Accepts a bounded number of connections, each with a bounded time for the head of a request.
+//! Accepts a bounded number of connections, and ends them in order when the service stops.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
+    rt::TokioIo,
+    server::graceful::{GracefulConnection, GracefulShutdown},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,35 +12,38 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Maximum number of open connections. Further ones wait to be accepted.
-const CONNECTIONS: usize = 1_024;
-/// How long the head of a request may take to arrive, including the time that the connection is idle before it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after `accept` failed, for instance because the process has no free file descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` is cancelled and the requests in flight have ended.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let (permits, open) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
-    let service = TowerToHyperService::new(router);
+/// Serves each connection with what `serve` makes of it, at most `connections` at once; further ones wait to be accepted.
+/// Returns when `stop` is cancelled and the requests in flight have ended.
+pub(crate) async fn serve<C>(
+    listener: TcpListener,
+    connections: usize,
+    serve: impl Fn(TokioIo<TcpStream>) -> C,
+    stop: CancellationToken,
+) where
+    C: GracefulConnection<Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let (permits, open) = (Arc::new(Semaphore::new(connections)), GracefulShutdown::new());
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &permits)).await {
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
-        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        let connection = open.watch(serve(TokioIo::new(stream)));
         tokio::spawn(async move {
             let _permit = permit;
             // Client disconnects and malformed requests are not our errors.
             let _ = connection.await;
         });
     }
+    // New connections are refused from now on.
+    drop(listener);
     open.shutdown().await;
 }
 
