@@ -14,7 +14,9 @@
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
 //! | | [`validation`] | from a bearer token to its stored token: cache, lease, revocation log, other replicas, last use |
-//! | foundations | [`store`] | the only SQL; the schema is in the `migrations` crate |
+//! | foundations | [`listener`] | accepts the connections of both listeners |
+//! | | [`caller`] | who is calling, and what that caller may do |
+//! | | [`store`] | the only SQL; the schema is in the `migrations` crate |
 //! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
 //! | | [`token`] | pure types: bearer token, name, scopes, user id, expiry |
 //! | | [`clock`] | the current time, which tests can set |

@@ -175,7 +175,7 @@ async fn a_replica_that_was_removed_forgets_everything_and_registers_anew(databa
         (token.name == "changed").then_some(())
     })
     .await;
-    assert_eq!(app.count("replicas").await, 1);
+    until("its row", || async { (app.count("replicas").await == 1).then_some(()) }).await;
 }
 
 /// The deletion stands; a second call waits again.

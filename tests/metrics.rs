@@ -95,11 +95,11 @@ async fn calls_and_their_outcomes_are_counted(database: Database) {
     assert_eq!(value(&text, "latchkey_argon2_runs_total"), app.argon2_runs() as f64);
     let lag = value(&text, "latchkey_revocation_tail_lag_seconds");
     assert!((0.0..5.0).contains(&lag), "{lag}");
-    let pool = if database == Sqlite { "writes" } else { "main" };
+    let pool = if database == Sqlite { "writes" } else { "lookups" };
     let most = value(&text, &format!("latchkey_database_connections_max{{pool=\"{pool}\"}}"));
     let connections =
         |state| value(&text, &format!("latchkey_database_connections{{pool=\"{pool}\",state=\"{state}\"}}"));
-    assert_eq!(most, if database == Sqlite { 1.0 } else { 10.0 });
+    assert_eq!(most, if database == Sqlite { 1.0 } else { 5.0 });
     assert!((1.0..=most).contains(&(connections("idle") + connections("used"))), "{text}");
 }
 

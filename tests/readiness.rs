@@ -49,7 +49,7 @@ async fn without_its_database_the_service_is_alive_and_not_ready() {
 /// All connections wait for a lock, but the database works and cached tokens validate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_all_connections_in_use_the_service_is_ready() {
-    let app = Arc::new(App::start_with(Postgres, &["--database-connections", "2"]).await);
+    let app = Arc::new(App::start_with(Postgres, &["--database-connections", "4"]).await);
     let (_, secret) = app.issue("alice", "one").await;
     app.validate(&secret).await.unwrap();
     let lock = app.lock_user("alice").await;
@@ -60,6 +60,7 @@ async fn with_all_connections_in_use_the_service_is_ready() {
             tokio::spawn(async move { app.create("alice", name).await })
         })
         .collect();
+    // Half of the four connections; lookups have the others.
     let used = "latchkey_database_connections{pool=\"main\",state=\"used\"}";
     app.metric_becomes(used, 2.0).await;
     // Longer than a ping of the database may take.

@@ -75,6 +75,10 @@ impl Database {
         ] {
             database.execute_unprepared(&sql).await.unwrap();
         }
+        if database.get_database_backend() == sea_orm::DbBackend::Sqlite {
+            // Otherwise the next commit would pay for moving these rows into the database file.
+            database.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
+        }
         database.close().await.unwrap();
     }
 

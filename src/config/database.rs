@@ -34,7 +34,8 @@ pub struct DatabaseConfig {
         value_parser = secret)]
     pub database_url: Option<SecretString>,
 
-    /// Maximum number of database connections: 1 to 1000.
+    /// Maximum number of database connections: 1 to 1000. With PostgreSQL, lookups of tokens that are not in memory have
+    /// half of them, and everything else the other half.
     #[arg(long, env = "LATCHKEY_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub database_connections: u32,
