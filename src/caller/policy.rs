@@ -65,7 +65,6 @@ pub const POLICY: &[Endpoint] = &[
     endpoint("/latchkey.v1.AuditService/ListEvents", Access::Only(Role::Admin)),
     endpoint("/events", Access::Only(Role::Publisher)),
     endpoint("/grpc.health.v1.Health/Check", Access::Everyone),
-    endpoint("/grpc.health.v1.Health/List", Access::Everyone),
     endpoint("/grpc.health.v1.Health/Watch", Access::Everyone),
     endpoint("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::EveryCaller),
     endpoint("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::EveryCaller),
