@@ -2,12 +2,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use divan::{Bencher, black_box};
 use latchkey::{
+    caller::Caller,
     credentials::{HashLimits, Hasher, KeyRing, SecretVerifier},
-    registry::{NewToken, TokenRegistry},
+    registry::{CreationRates, NewToken, TokenRegistry},
     store::{PoolLimits, Store},
     token::{BearerToken, Prefix, Scopes, TokenName},
     validation::{Authenticator, ValidationLimits},
@@ -68,9 +69,12 @@ fn authenticate_from_memory(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn validate_from_memory(bencher: Bencher<'_, '_>) {
     let memory = Memory::new();
-    let none = Scopes::default();
+    let (caller, none) = (Caller::unchecked(), Scopes::default());
     let validate = || {
-        memory.runtime.block_on(memory.registry.validate(black_box(memory.bearer.as_bytes()), &none)).unwrap()
+        memory
+            .runtime
+            .block_on(memory.registry.validate(&caller, black_box(memory.bearer.as_bytes()), &none))
+            .unwrap()
     };
     bencher.bench(validate);
 }
@@ -105,6 +109,7 @@ impl Memory {
                 verifier(),
                 prefix(),
                 50,
+                CreationRates::new(NonZeroU32::MAX, NonZeroU32::MAX),
                 LIMITS,
             );
             let authenticator = Authenticator::new(store.clone(), Arc::new(verifier()), LIMITS);
@@ -117,9 +122,15 @@ impl Memory {
                 expiry: None,
                 request_id: None,
             };
-            let bearer = registry.issue(new_token).await.unwrap().secret.expose_secret().to_owned();
+            let bearer = registry
+                .issue(&Caller::unchecked(), new_token)
+                .await
+                .unwrap()
+                .secret
+                .expose_secret()
+                .to_owned();
             let parsed = BearerToken::parse(&prefix(), bearer.as_bytes()).unwrap();
-            registry.validate(bearer.as_bytes(), &Scopes::default()).await.unwrap();
+            registry.validate(&Caller::unchecked(), bearer.as_bytes(), &Scopes::default()).await.unwrap();
             authenticator.authenticate(&parsed).await.unwrap();
             store.close().await.unwrap();
             (registry, authenticator, bearer)

@@ -255,7 +255,7 @@ async fn a_running_service_purges_at_intervals_and_stops_in_the_middle(database:
     config.retention.purge_interval = Duration::from_millis(100);
     let clock = manual_clock();
     let server = Server::start(&config, clock.clone()).await.unwrap();
-    let client = Client::connect(server.grpc_addr(), server.http_addr()).await;
+    let client = Client::connect([server.grpc_addr(), server.http_addr(), server.admin_addr()]).await;
     let app = App { server, client, url, folder, clock };
     give_old_rows(&app, ROWS).await;
     until("a purge", || async { (app.server.registry().purged_rows().tokens > 0).then_some(()) }).await;

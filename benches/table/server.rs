@@ -18,6 +18,7 @@ pub struct Server {
     addr: SocketAddr,
     /// The address of the HTTP listener, if there is one.
     pub http_addr: Option<SocketAddr>,
+    admin_addr: Option<SocketAddr>,
     pub started_in: Duration,
 }
 
@@ -57,7 +58,7 @@ impl Server {
         let started_in = began.elapsed();
         let mut addrs = line.split_whitespace().filter_map(|word| word.parse().ok());
         let addr = addrs.next().expect(&line);
-        Self { process, addr, http_addr: addrs.next(), started_in }
+        Self { process, addr, http_addr: addrs.next(), admin_addr: addrs.next(), started_in }
     }
 
     /// Connects several clients, each by a connection of its own.
@@ -80,7 +81,7 @@ impl Server {
 
     /// Returns the value of a metric.
     pub async fn metric(&self, name: &str) -> f64 {
-        let (_, _, text) = http::send(self.http_addr.unwrap(), "GET /metrics", &[], b"").await;
+        let (_, _, text) = http::send(self.admin_addr.unwrap(), "GET /metrics", &[], b"").await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.expect(&text).parse().unwrap()
     }

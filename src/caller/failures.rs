@@ -1,7 +1,7 @@
 //! Wrong credentials, by the address that sends them.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU32,
     time::{Duration, Instant},
 };
@@ -10,6 +10,8 @@ use governor::{
     DefaultKeyedRateLimiter, Quota,
     clock::{Clock as _, DefaultClock},
 };
+
+use crate::listener::network;
 
 /// Wrong credentials that an address may send in a minute.
 const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
@@ -54,13 +56,5 @@ impl Failures {
         let wait = refused.wait_time_from(DefaultClock::default().now());
         self.blocked.insert(address, Instant::now() + wait);
         Some(wait)
-    }
-}
-
-/// Returns the address, or for IPv6 its network of 64 bits, all of which one peer has.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
     }
 }

@@ -143,7 +143,7 @@ impl std::fmt::Display for JwksSource {
 ///
 /// The system has none.
 pub(super) fn http_client() -> std::io::Result<HttpClient> {
-    let provider = rustls::crypto::ring::default_provider();
+    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
     let connector = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(provider)?
         .https_or_http()

@@ -12,7 +12,7 @@ use futures_util::future::Either;
 use tower::{Layer, Service};
 
 use super::{Admission, Callers, Refusal};
-use crate::listener::Peer;
+use crate::listener::Connection;
 
 /// Puts the [`Caller`](super::Caller) of each request into its extensions, or refuses the request.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let AdmitLayer { callers, refuse } = &self.layer;
-        let peer = request.extensions().get::<Peer>();
+        let peer = request.extensions().get::<Arc<Connection>>().map(|connection| &connection.peer);
         match callers.admit(request.uri().path(), request.headers(), peer) {
             Admission::Now(Ok(caller)) => {
                 request.extensions_mut().insert(caller);

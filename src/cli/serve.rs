@@ -22,7 +22,7 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    greet(server.grpc_addr(), server.http_addr());
+    greet(server.grpc_addr(), server.http_addr(), server.admin_addr());
     let stop = server.stopper();
     let mut ended = pin!(async {
         let ended = server.ended().await;
@@ -48,10 +48,10 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
 }
 
 /// Prints the listeners' addresses and a command to try.
-fn greet(grpc: SocketAddr, http: SocketAddr) {
-    tracing::info!(%grpc, %http, "listening");
+fn greet(grpc: SocketAddr, http: SocketAddr, admin: SocketAddr) {
+    tracing::info!(%grpc, %http, %admin, "listening");
     let text = format!(
-        "latchkey listens for gRPC on {grpc} and for HTTP on {http}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
+        "latchkey listens for gRPC on {grpc} and for HTTP on {http} with metrics and health on {admin}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
          {grpc} latchkey.v1.TokenService/CreateToken\n",
     );
     // On a separate thread, because the write blocks while nobody reads standard output.

@@ -39,8 +39,11 @@ pub enum ConfigError {
     Lease { max_staleness: Duration, poll: Duration },
     /// The address can be reached from other machines, and nothing protects it.
     #[error(
-        "{setting}: {addr} is not loopback, and callers are not authenticated; listen on 127.0.0.1 or [::1], or \
-         set --insecure (LATCHKEY_INSECURE=1) where something else controls access"
+        "{setting}: {addr} is not loopback, and {missing}; set {set}, or listen on 127.0.0.1 or [::1], or set --insecure \
+         (LATCHKEY_INSECURE=1) where something else controls access"
     )]
-    Exposed { setting: &'static str, addr: SocketAddr },
+    Exposed { setting: &'static str, addr: SocketAddr, missing: &'static str, set: &'static str },
+    /// The settings of TLS do not fit together.
+    #[error("{0}")]
+    Tls(&'static str),
 }

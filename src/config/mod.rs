@@ -8,11 +8,12 @@ mod load;
 mod nats;
 mod retention;
 mod serve;
+mod tls;
 mod values;
 
 pub use self::{
     callers::CallersConfig, database::DatabaseConfig, environment::check_environment, error::ConfigError,
-    load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config,
+    load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config, tls::TlsConfig,
 };
 pub(crate) use self::{
     database::DATA_DIR,

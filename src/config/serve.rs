@@ -9,7 +9,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    CallersConfig, ConfigError, DatabaseConfig, NatsConfig, RetentionConfig,
+    CallersConfig, ConfigError, DatabaseConfig, NatsConfig, RetentionConfig, TlsConfig,
     load::parse,
     values::{duration, switch},
 };
@@ -17,6 +17,8 @@ use crate::{credentials::HashLimits, store::DatabaseUrl, token::Prefix, validati
 
 /// Default address of the gRPC listener.
 pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
+/// Default address of the admin listener.
+pub(crate) const ADMIN_ADDR: &str = "127.0.0.1:9090";
 /// Name of the default key ring file in the data folder.
 pub(crate) const KEY_RING: &str = "keyring.toml";
 
@@ -32,17 +34,25 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = GRPC_ADDR)]
     pub grpc_addr: SocketAddr,
 
-    /// Address of the HTTP listener for account events, metrics and health.
+    /// Address of the HTTP listener for account events.
     #[arg(long, env = "LATCHKEY_HTTP_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub http_addr: SocketAddr,
 
-    /// Allow addresses that are not loopback, although callers are not authenticated and nothing is encrypted.
+    /// Address of the admin listener for metrics, health and the list of replicas: plain HTTP, without authentication.
+    #[arg(long, env = "LATCHKEY_ADMIN_ADDR", value_name = "ADDRESS", default_value = ADMIN_ADDR)]
+    pub admin_addr: SocketAddr,
+
+    /// Allow gRPC and HTTP addresses that are not loopback without TLS and a callers file.
     #[arg(long, env = "LATCHKEY_INSECURE", value_parser = switch)]
     pub insecure: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]
     pub database: DatabaseConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -165,7 +175,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Exposed`], [`ConfigError::Lease`].
+    /// [`ConfigError::Exposed`], [`ConfigError::Lease`], [`ConfigError::Tls`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let (max_staleness, poll) = (self.max_staleness, self.revocation_poll);
         if matches!(self.database.url(), Ok(DatabaseUrl::Postgres(_)))
@@ -177,9 +187,27 @@ impl Config {
             ("--grpc-addr (LATCHKEY_GRPC_ADDR)", self.grpc_addr),
             ("--http-addr (LATCHKEY_HTTP_ADDR)", self.http_addr),
         ];
-        match addresses.into_iter().find(|(_, addr)| !addr.ip().is_loopback()) {
-            Some((setting, addr)) if !self.insecure => Err(ConfigError::Exposed { setting, addr }),
+        let exposed = addresses.into_iter().find(|(_, addr)| !addr.ip().is_loopback());
+        let has_tls = self.tls.files()?.is_some();
+        match (exposed, self.missing_protection(has_tls)) {
+            (Some((setting, addr)), Some((missing, set))) if !self.insecure => {
+                Err(ConfigError::Exposed { setting, addr, missing, set })
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Returns what protects callers of other machines and is missing, and what to set.
+    fn missing_protection(&self, has_tls: bool) -> Option<(&'static str, &'static str)> {
+        const TLS: &str = "--tls-cert and --tls-key (LATCHKEY_TLS_CERT, LATCHKEY_TLS_KEY)";
+        const CALLERS: &str = "--callers (LATCHKEY_CALLERS)";
+        const BOTH: &str =
+            "--tls-cert, --tls-key and --callers (LATCHKEY_TLS_CERT, LATCHKEY_TLS_KEY, LATCHKEY_CALLERS)";
+        match (has_tls, self.callers.callers.is_some()) {
+            (true, true) => None,
+            (true, false) => Some(("callers are not authenticated", CALLERS)),
+            (false, true) => Some(("connections are not encrypted", TLS)),
+            (false, false) => Some(("callers are not authenticated and connections are not encrypted", BOTH)),
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     page_token,
     status::Violations,
     token_service::{accept, timestamp},
+    unsent_bytes::UnsentTotal,
 };
 use crate::{
     proto::latchkey::{self as pb, audit_service_server::AuditService},
@@ -23,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct AuditHandler {
     pub(super) registry: Arc<TokenRegistry>,
+    pub(super) unsent: UnsentTotal,
 }
 
 #[tonic::async_trait]
@@ -53,10 +55,10 @@ impl AuditService for AuditHandler {
 
         let page = self.registry.events(user.as_ref(), since, before, size).await?;
         let next = page.next.map(|id| page_token::encode_event(user.as_ref(), id));
-        Ok(Response::new(pb::ListEventsResponse {
+        self.unsent.answer(pb::ListEventsResponse {
             events: page.events.into_iter().map(to_proto).collect(),
             next_page_token: next.unwrap_or_default(),
-        }))
+        })
     }
 }
 

@@ -6,5 +6,7 @@ mod page_token;
 mod server;
 mod status;
 mod token_service;
+mod unsent_bytes;
 
-pub use self::server::{GrpcLimits, LIVENESS, Services, TOKEN_SERVICE, durations, serve};
+pub use self::server::{GrpcLimits, LIVENESS, TOKEN_SERVICE, durations};
+pub(crate) use self::server::{Services, serve};

@@ -23,10 +23,11 @@ use super::{
     layers::{self, Chain, Direct, MiddlewareLayer},
     status,
     token_service::TokenHandler,
+    unsent_bytes::UnsentTotal,
 };
 use crate::{
     caller::{AdmitLayer, Callers, Refusal},
-    listener,
+    listener::{self, Connection, Listener},
     proto::{
         DESCRIPTORS,
         latchkey::{
@@ -59,15 +60,13 @@ pub struct GrpcLimits {
 /// What the services answer from.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub struct Services {
+pub(crate) struct Services {
     pub registry: Arc<TokenRegistry>,
     pub callers: Arc<Callers>,
     pub durations: RpcDurations,
     pub health: HealthReporter,
 }
 
-/// Maximum number of open connections.
-const CONNECTIONS: usize = 65_536;
 /// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// Maximum size of a request's headers, in bytes.
@@ -79,18 +78,33 @@ const MAX_PEER_ERRORS: usize = 100;
 /// How long a connection may be idle before the peer is pinged, and how long the peer has to acknowledge the ping.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a request's message may take to arrive.
+const MAX_RECEIVE: Duration = Duration::from_secs(10);
+/// How much a caller may send before it is read, in bytes: more than a message on a stream, and some of them on a connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How much of an answer is buffered for a stream, in bytes. The rest stays in the body, which is counted.
+const SEND_BUFFER: usize = 32 * 1024;
+/// Maximum size of a request message of health and reflection, in bytes.
+const MAX_SMALL_MESSAGE: usize = 4 * 1024;
 
 /// Serves on `listener` until `stop` is cancelled and the calls in flight have ended.
 ///
 /// hyper serves the connections, and not tonic's own server, whose layers cost each call 2 µs (docs/performance.md).
-pub async fn serve(listener: TcpListener, services: Services, limits: GrpcLimits, stop: CancellationToken) {
+pub(crate) async fn serve(
+    tcp: TcpListener,
+    listener: Listener,
+    services: Services,
+    limits: GrpcLimits,
+    stop: CancellationToken,
+) {
     let refuse = |refusal: &Refusal| status::refused(refusal).into_http();
     let admit = AdmitLayer { callers: Arc::clone(&services.callers), refuse };
-    let service =
-        admit.layer(Direct(token_service(&services, limits)).layer(other_services(&services, limits)));
-    let service =
-        ServiceBuilder::new().map_request(|call: Request<Incoming>| call.map(Body::new)).service(service);
-    let service = TowerToHyperService::new(service);
+    let receive = layers::Receive::new(MAX_RECEIVE.min(limits.request_timeout), services.durations.clone());
+    let unsent = UnsentTotal::default();
+    let others = other_services(&services, unsent.clone(), limits);
+    let service = Direct(token_service(&services, unsent, limits)).layer(others);
+    let service_of = admit.layer(receive.layer(service));
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -98,18 +112,28 @@ pub async fn serve(listener: TcpListener, services: Services, limits: GrpcLimits
         .max_local_error_reset_streams(MAX_PEER_ERRORS)
         .max_header_list_size(MAX_HEADERS)
         .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    listener::serve(listener, CONNECTIONS, |io| http.serve_connection(io, service.clone()), stop).await;
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    let connection = move |io, connection: Arc<Connection>| {
+        let service = ServiceBuilder::new().map_request(move |mut call: Request<Incoming>| {
+            call.extensions_mut().insert(Arc::clone(&connection));
+            call
+        });
+        http.serve_connection(io, TowerToHyperService::new(service.service(service_of.clone())))
+    };
+    listener::serve(tcp, listener, connection, stop).await;
 }
 
 /// Returns the audit service, the health service and reflection.
-fn other_services(services: &Services, limits: GrpcLimits) -> Routes {
-    let audit = AuditServiceServer::new(AuditHandler { registry: Arc::clone(&services.registry) })
+fn other_services(services: &Services, unsent: UnsentTotal, limits: GrpcLimits) -> Routes {
+    let audit = AuditServiceServer::new(AuditHandler { registry: Arc::clone(&services.registry), unsent })
         .max_decoding_message_size(MAX_MESSAGE);
     let audit = guard(services, limits).named_layer(audit);
     let health = tonic_health::server::HealthService::from_health_reporter(services.health.clone());
-    let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
-    let health = ServiceBuilder::new().map_response(layers::correct_status).named_layer(health);
+    let health = HealthServer::new(health).max_decoding_message_size(MAX_SMALL_MESSAGE);
+    let health = small(health);
     let mut routes = Routes::new(health).add_service(audit);
 
     // Older clients know only v1alpha. No load is shed from health and reflection: an overloaded service is not an
@@ -122,12 +146,33 @@ fn other_services(services: &Services, limits: GrpcLimits) -> Routes {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     if let Ok(reflection) = reflection().build_v1() {
-        routes = routes.add_service(reflection);
+        routes = routes.add_service(small(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE)));
     }
     if let Ok(reflection) = reflection().build_v1alpha() {
-        routes = routes.add_service(reflection);
+        routes = routes.add_service(small(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE)));
     }
     routes.prepare()
+}
+
+/// Returns a service whose messages are small, with the right answer to a larger one.
+fn small<S>(
+    service: S,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ NamedService
++ Clone
++ Send
++ Sync
++ 'static
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let correct = |response| layers::correct_status(response, MAX_SMALL_MESSAGE);
+    ServiceBuilder::new().map_response(correct).named_layer(service)
 }
 
 /// Creates the histogram of the token service's calls.
@@ -142,13 +187,14 @@ pub fn durations() -> Result<RpcDurations, prometheus::Error> {
 /// Returns the token service with the layers around it.
 fn token_service(
     services: &Services,
+    unsent: UnsentTotal,
     limits: GrpcLimits,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
 + NamedService
 + Clone
 + Send
 + 'static {
-    let tokens = TokenServiceServer::new(TokenHandler { registry: Arc::clone(&services.registry) })
+    let tokens = TokenServiceServer::new(TokenHandler { registry: Arc::clone(&services.registry), unsent })
         .max_decoding_message_size(MAX_MESSAGE);
     guard(services, limits).named_layer(tokens)
 }

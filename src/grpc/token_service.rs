@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{page_token, status::Violations};
+use super::{page_token, status::Violations, unsent_bytes::UnsentTotal};
 use crate::{
     caller::Caller,
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct TokenHandler {
     pub(super) registry: Arc<TokenRegistry>,
+    pub(super) unsent: UnsentTotal,
 }
 
 #[tonic::async_trait]
@@ -77,10 +78,10 @@ impl TokenService for TokenHandler {
 
         let page = self.registry.list(&caller, &user, before, size).await?;
         let prefix = self.registry.prefix();
-        Ok(Response::new(pb::ListTokensResponse {
+        self.unsent.answer(pb::ListTokensResponse {
             tokens: page.tokens.iter().map(|token| to_proto(token, prefix)).collect(),
             next_page_token: page.next.map(|id| page_token::encode(&user, id)).unwrap_or_default(),
-        }))
+        })
     }
 
     async fn delete_token(

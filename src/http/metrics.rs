@@ -45,6 +45,7 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     families.extend(events(state)?);
     families.extend(database(state)?);
     families.extend(refusals(state)?);
+    families.extend(connections(state)?);
     let info = GaugeVec::new(
         Opts::new("latchkey_build_info", "Version of this replica; the value is always 1."),
         &["version", "revision"],
@@ -111,6 +112,23 @@ fn refusals(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
         refusals.with_label_values(&[reason]).inc_by(count);
     }
     Ok(refusals.collect())
+}
+
+fn connections(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let open =
+        GaugeVec::new(Opts::new("latchkey_connections", "Open connections, by listener."), &["listener"])?;
+    let refused = IntCounterVec::new(
+        Opts::new(
+            "latchkey_connections_refused_total",
+            "Connections that were closed at once because their address had too many, by listener.",
+        ),
+        &["listener"],
+    )?;
+    for (listener, connections) in &state.connections {
+        open.with_label_values(&[listener]).set(connections.open() as f64);
+        refused.with_label_values(&[listener]).inc_by(connections.refused());
+    }
+    Ok([open.collect(), refused.collect()].concat())
 }
 
 fn replicas(registry: &TokenRegistry) -> Result<Vec<MetricFamily>, prometheus::Error> {

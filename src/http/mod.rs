@@ -7,4 +7,5 @@ mod problem;
 mod replicas;
 mod router;
 
-pub use self::router::{HttpLimits, HttpState, serve};
+pub use self::router::{HttpLimits, HttpState};
+pub(crate) use self::router::{serve, serve_admin};

@@ -30,6 +30,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// 413: the request's body has more than `limit` bytes.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let detail = format!("the body is too large; at most {limit} bytes are allowed");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
     /// 503: the same request may succeed later.
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }

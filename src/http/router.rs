@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    body::to_bytes,
+    extract::{MatchedPath, Request, State},
     http::Method,
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
 use opentelemetry::trace::SpanKind;
 use tokio::{
@@ -18,13 +19,14 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 use tracing::{Instrument as _, field::Empty};
 
 use super::{account_events, health, metrics, problem::Problem, replicas};
 use crate::{
     account_events::EventCounts,
     caller::{AdmitLayer, Callers, Refusal},
-    listener,
+    listener::{self, Connection, Connections, Listener},
     registry::TokenRegistry,
     store::Store,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
@@ -46,6 +48,8 @@ pub struct HttpState {
     pub subscribes: bool,
     /// Why this replica is not ready for calls; `None` if it is ready.
     pub unready: watch::Receiver<Option<String>>,
+    /// The connections of each listener, for metrics.
+    pub connections: [(&'static str, Arc<Connections>); 2],
 }
 
 /// Limits of `POST /events`.
@@ -60,8 +64,6 @@ pub struct HttpLimits {
 /// Maximum size of a request body, in bytes: ten times what the largest well-formed event needs.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Maximum number of open connections.
-const CONNECTIONS: usize = 1_024;
 /// How long the head of a request may take to arrive, including the time that the connection is idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,11 +71,37 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const OTHER: &str = "_OTHER";
 
 /// Serves on `listener` until `stop` is cancelled and the requests in flight have ended.
-pub async fn serve(listener: TcpListener, state: HttpState, limits: HttpLimits, stop: CancellationToken) {
+pub(crate) async fn serve(
+    tcp: TcpListener,
+    listener: Listener,
+    state: Arc<HttpState>,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
+    serve_routes(tcp, listener, router(state, limits), stop).await;
+}
+
+/// Serves metrics, health and the list of replicas, as [`serve`] does.
+pub(crate) async fn serve_admin(
+    tcp: TcpListener,
+    listener: Listener,
+    state: Arc<HttpState>,
+    stop: CancellationToken,
+) {
+    serve_routes(tcp, listener, admin_router(state), stop).await;
+}
+
+async fn serve_routes(tcp: TcpListener, listener: Listener, router: Router, stop: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let service = TowerToHyperService::new(router(Arc::new(state), limits));
-    listener::serve(listener, CONNECTIONS, |io| http.serve_connection(io, service.clone()), stop).await;
+    let connection = move |io, connection: Arc<Connection>| {
+        let service = ServiceBuilder::new().map_request(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&connection));
+            request
+        });
+        http.serve_connection(io, TowerToHyperService::new(service.service(router.clone())))
+    };
+    listener::serve(tcp, listener, connection, stop).await;
 }
 
 fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
@@ -83,11 +111,16 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
     };
     Router::new()
         .route("/events", post(account_events::receive))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(bounds, shed_load))
         .layer(AdmitLayer { callers: Arc::clone(&state.callers), refuse })
         .layer(from_fn(trace))
-        // Unbounded: these never wait, and are needed most during overload.
+        .with_state(state)
+}
+
+/// Returns the routes of the admin listener, which callers do not reach. Unbounded: these never wait, and are needed most
+/// during overload.
+fn admin_router(state: Arc<HttpState>) -> Router {
+    Router::new()
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -107,10 +140,19 @@ fn refuse(refusal: &Refusal) -> Response {
 
 /// Bounds the number of requests in flight and the duration of each.
 async fn shed_load(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
-    let Ok(_permit) = bounds.permits.try_acquire() else {
-        return Problem::unavailable("the service is overloaded").into_response();
+    let handle = async {
+        // The body comes first: a sender that is slow must not hold a permit.
+        let (head, body) = request.into_parts();
+        let body = match to_bytes(body, MAX_BODY).await {
+            Ok(body) => body,
+            Err(_) => return Problem::too_large(MAX_BODY).into_response(),
+        };
+        let Ok(_permit) = bounds.permits.try_acquire() else {
+            return Problem::unavailable("the service is overloaded").into_response();
+        };
+        next.run(Request::from_parts(head, body.into())).await
     };
-    tokio::time::timeout(bounds.timeout, next.run(request))
+    tokio::time::timeout(bounds.timeout, handle)
         .await
         .unwrap_or_else(|_| Problem::unavailable("the request took longer than allowed").into_response())
 }

@@ -1,7 +1,22 @@
-//! Accepts the connections of both listeners.
+//! Accepts the connections of the listeners: their number, their encryption, and how long their peers may keep them waiting.
+//! It knows no protocol.
 
 mod accept;
+mod connection;
+mod limits;
 mod peer;
+mod preface;
+mod stream;
+mod tls;
 
-pub(crate) use self::accept::serve;
-pub use self::peer::{Peer, PeerName};
+pub(crate) use self::{
+    accept::{Listener, serve},
+    limits::network,
+    stream::Stream,
+};
+pub use self::{
+    connection::{Connection, Unsent},
+    limits::{ConnectionLimits, Connections, raise_file_limit},
+    peer::{Peer, PeerName},
+    tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsVersion},
+};

@@ -1,5 +1,6 @@
 //! The running service: wiring, readiness, shutdown.
 
+mod listeners;
 mod purge;
 mod readiness;
 mod shutdown;

@@ -3,14 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::{
-    net::TcpListener,
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{readiness::DatabaseWatch, shutdown::Service};
+use super::{listeners::Listeners, readiness::DatabaseWatch, shutdown::Service};
 use crate::{
     caller::{Callers, CallersError},
     clock::Clock,
@@ -18,6 +17,7 @@ use crate::{
     credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
     grpc::{self, GrpcLimits, LIVENESS, Services},
     http::{self, HttpLimits, HttpState},
+    listener::{ClientAuth, TlsError},
     nats::{self, NatsError},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
@@ -28,6 +28,7 @@ use crate::{
 pub struct Server {
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
+    admin_addr: SocketAddr,
     registry: Arc<TokenRegistry>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), ServeError>>,
@@ -49,6 +50,9 @@ pub enum StartError {
     /// The data folder cannot be created.
     #[error("--data-dir (LATCHKEY_DATA_DIR): {}: {error}", .folder.display())]
     DataDir { folder: PathBuf, error: std::io::Error },
+    /// The certificates cannot be used.
+    #[error("TLS (LATCHKEY_TLS_CERT, LATCHKEY_TLS_KEY, LATCHKEY_TLS_CLIENT_CA): {0}")]
+    Tls(#[from] TlsError),
     /// The callers file cannot be used.
     #[error("--callers (LATCHKEY_CALLERS): {}: {error}", .file.display())]
     Callers { file: PathBuf, error: CallersError },
@@ -86,9 +90,9 @@ impl Server {
         let url = config.database.url()?;
         let hasher = Hasher::new(config.hash_limits()).map_err(StartError::Argon2)?;
         // First: a second service on the same address must not touch the data of the first.
-        let grpc = listen("--grpc-addr (LATCHKEY_GRPC_ADDR)", config.grpc_addr).await?;
-        let http = listen("--http-addr (LATCHKEY_HTTP_ADDR)", config.http_addr).await?;
-        let (grpc_addr, http_addr) = (grpc.1, http.1);
+        let listeners = Listeners::open(config).await?;
+        let [grpc_addr, http_addr, admin_addr] =
+            [listeners.grpc.addr, listeners.http.addr, listeners.admin.addr];
         let keys = open_key_ring(config, &url)?;
         let callers = Arc::new(open_callers(config)?);
         let (store, is_prepared) = open_store(config, &url).await?;
@@ -122,12 +126,13 @@ impl Server {
             events: Arc::default(),
             subscribes: config.nats.nats_url.is_some(),
             unready: watched,
+            connections: listeners.connections(),
         };
-        let transports = start_transports(config, (grpc.0, http.0), state, health, &stop).await?;
+        let transports = start_transports(config, listeners, state, health, &stop).await?;
 
         let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
         let running = tokio::spawn(service.run(transports, tail, config.clone()));
-        Ok(Self { grpc_addr, http_addr, registry, stop, running })
+        Ok(Self { grpc_addr, http_addr, admin_addr, registry, stop, running })
     }
 
     /// Returns the address of the gRPC listener.
@@ -138,6 +143,11 @@ impl Server {
     /// Returns the address of the HTTP listener.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// Returns the address of the admin listener.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
     }
 
     /// Returns the registry, for callers in the same process.
@@ -163,7 +173,7 @@ impl Server {
 /// Starts the subscriber, if one is configured, and serves on both listeners, gRPC first.
 async fn start_transports(
     config: &Config,
-    (grpc, http): (TcpListener, TcpListener),
+    listeners: Listeners,
     state: HttpState,
     health: HealthReporter,
     stop: &CancellationToken,
@@ -186,12 +196,26 @@ async fn start_transports(
         durations: state.durations.clone(),
         health,
     };
-    let serving = grpc::serve(grpc, services, grpc_limits(config), stop.clone());
+    for tls in listeners.tls() {
+        let stop = stop.clone();
+        transports.spawn(async move {
+            stop.run_until_cancelled(tls.follow()).await;
+            Ok(())
+        });
+    }
+    let Listeners { grpc, http, admin } = listeners;
+    let serving = grpc::serve(grpc.tcp, grpc.listener, services, grpc_limits(config), stop.clone());
     transports.spawn(async {
         serving.await;
         Ok(())
     });
-    let serving = http::serve(http, state, http_limits(config), stop.clone());
+    let state = Arc::new(state);
+    let serving = http::serve_admin(admin.tcp, admin.listener, Arc::clone(&state), stop.clone());
+    transports.spawn(async {
+        serving.await;
+        Ok(())
+    });
+    let serving = http::serve(http.tcp, http.listener, state, http_limits(config), stop.clone());
     transports.spawn(async {
         serving.await;
         Ok(())
@@ -208,7 +232,9 @@ async fn follow(callers: Arc<Callers>, stop: CancellationToken) -> Result<(), Se
 /// Reads the callers file, if one is configured.
 fn open_callers(config: &Config) -> Result<Callers, StartError> {
     let Some(file) = &config.callers.callers else { return Ok(Callers::unchecked()) };
-    Callers::open(file, false).map_err(|error| StartError::Callers { file: file.clone(), error })
+    let client_certificates = config.tls.client_auth() != ClientAuth::None;
+    Callers::open(file, client_certificates)
+        .map_err(|error| StartError::Callers { file: file.clone(), error })
 }
 
 /// Opens and prepares the database. Returns whether it is prepared: PostgreSQL may be out of reach for now.
@@ -249,15 +275,6 @@ fn open_key_ring(config: &Config, url: &DatabaseUrl) -> Result<KeyRing, StartErr
         }
     };
     ring.map_err(|error| StartError::KeyRing { file: file.display().to_string(), error })
-}
-
-async fn listen(setting: &'static str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listening = async {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        Ok((listener, addr))
-    };
-    listening.await.map_err(|error| StartError::Listen { setting, addr, error })
 }
 
 fn grpc_limits(config: &Config) -> GrpcLimits {

@@ -13,7 +13,8 @@ use super::{Client, Database, soon};
 pub const CHEAP_ARGON2: [&str; 4] = ["--argon2-memory-kib", "8", "--argon2-iterations", "1"];
 
 /// Listens on free ports.
-pub const FREE_PORTS: [&str; 4] = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+pub const FREE_PORTS: [&str; 6] =
+    ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
 
 /// A running service with a client, which is also what it dereferences to.
 pub struct App {
@@ -77,7 +78,7 @@ impl App {
         arguments.extend(settings);
         let config = Config::parse_from(arguments).unwrap();
         let server = Server::start(&config, clock.clone()).await.unwrap();
-        let client = Client::connect(server.grpc_addr(), server.http_addr()).await;
+        let client = Client::connect([server.grpc_addr(), server.http_addr(), server.admin_addr()]).await;
         Self { server, client, url, folder, clock }
     }
 

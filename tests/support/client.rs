@@ -17,6 +17,7 @@ use super::{http, until};
 pub struct Client {
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
     pub channel: Channel,
 }
 
@@ -29,10 +30,10 @@ pub fn create_request(user: &str, name: &str) -> CreateTokenRequest {
 
 impl Client {
     /// Connects to the service at these addresses.
-    pub async fn connect(grpc_addr: SocketAddr, http_addr: SocketAddr) -> Self {
+    pub async fn connect([grpc_addr, http_addr, admin_addr]: [SocketAddr; 3]) -> Self {
         let endpoint = Channel::from_shared(format!("http://{grpc_addr}")).unwrap();
         let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.unwrap();
-        Self { grpc_addr, http_addr, channel }
+        Self { grpc_addr, http_addr, admin_addr, channel }
     }
 
     /// The generated client.
@@ -161,9 +162,9 @@ impl Client {
         http::send(self.http_addr, "POST /events", headers, body).await
     }
 
-    /// Gets a path over HTTP, and returns the status and the body.
+    /// Gets a path of the admin listener, and returns the status and the body.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let (status, _, body) = http::send(self.http_addr, &format!("GET {path}"), &[], b"").await;
+        let (status, _, body) = http::send(self.admin_addr, &format!("GET {path}"), &[], b"").await;
         (status, body)
     }
 

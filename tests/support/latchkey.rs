@@ -52,7 +52,10 @@ pub fn refuses(folder: &Path, arguments: &[&str]) -> String {
 pub fn refuses_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = command();
     // Some commands would otherwise listen on the default ports, which another test may be using.
-    command.env("LATCHKEY_GRPC_ADDR", "127.0.0.1:0").env("LATCHKEY_HTTP_ADDR", "127.0.0.1:0");
+    command
+        .env("LATCHKEY_GRPC_ADDR", "127.0.0.1:0")
+        .env("LATCHKEY_HTTP_ADDR", "127.0.0.1:0")
+        .env("LATCHKEY_ADMIN_ADDR", "127.0.0.1:0");
     command.envs(variables.iter().copied());
     command.current_dir(folder).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -106,6 +109,7 @@ pub struct Process {
     pub greeting: Vec<String>,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
     output: Vec<JoinHandle<String>>,
 }
 
@@ -161,14 +165,15 @@ impl Process {
             panic!("the service did not start: {}", log.join().unwrap());
         };
         let mut addrs = addresses.split(' ').filter_map(|word| word.parse().ok());
-        let (grpc_addr, http_addr) = (addrs.next().unwrap(), addrs.next().unwrap());
+        let [grpc_addr, http_addr, admin_addr] = std::array::from_fn(|_| addrs.next().unwrap());
         let child = Killed(child);
-        Self { child, greeting: vec![addresses, example], grpc_addr, http_addr, output: vec![output, log] }
+        let (greeting, output) = (vec![addresses, example], vec![output, log]);
+        Self { child, greeting, grpc_addr, http_addr, admin_addr, output }
     }
 
     /// Connects to the service.
     pub async fn client(&self) -> Client {
-        Client::connect(self.grpc_addr, self.http_addr).await
+        Client::connect([self.grpc_addr, self.http_addr, self.admin_addr]).await
     }
 
     /// The URL of the gRPC listener.

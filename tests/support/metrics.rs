@@ -7,7 +7,7 @@ use super::{Client, http, until};
 impl Client {
     /// The text at `/metrics`.
     pub async fn metrics(&self) -> String {
-        let (status, head, text) = http::send(self.http_addr, "GET /metrics", &[], b"").await;
+        let (status, head, text) = http::send(self.admin_addr, "GET /metrics", &[], b"").await;
         assert_eq!(status, 200, "{text}");
         assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
         text

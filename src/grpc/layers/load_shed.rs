@@ -1,12 +1,16 @@
-//! Answers a call with RESOURCE_EXHAUSTED at once when the maximum number of calls is in flight.
+//! Answers a call with RESOURCE_EXHAUSTED at once when the maximum number of calls is in flight. A call is in flight until
+//! its answer is sent.
 
 use std::{future::ready, sync::Arc};
 
 use futures_util::{FutureExt as _, future::Either};
 use tonic::codegen::http::Request;
 
-use super::middleware::{Answer, Middleware};
-use crate::grpc::status;
+use super::{
+    held_body::HeldBody,
+    middleware::{Answer, Middleware},
+};
+use crate::{grpc::status, listener::Connection};
 
 /// Bounds the number of calls in flight. Validations are counted apart from the others: revocations that wait for a replica
 /// must not keep validations out.
@@ -32,6 +36,7 @@ impl Middleware for LoadShed {
         N: FnOnce(Request<B>) -> F,
         F: Future<Output = Answer> + Send + 'static,
     {
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
         let is_validation = request.uri().path().ends_with(VALIDATION);
         let permit = Arc::clone(if is_validation { &self.validations } else { &self.others });
         // Counts the clone in `self` too, so this is the number of calls in flight without this one. Cloned first: of
@@ -39,9 +44,12 @@ impl Middleware for LoadShed {
         if Arc::strong_count(&permit) - 2 >= self.limit {
             return Either::Right(ready(Ok(status::overloaded().into_http())));
         }
-        Either::Left(next(request).map(|answer| {
-            drop(permit);
-            answer
+        Either::Left(next(request).map(move |answer| {
+            answer.map(|mut response| {
+                let unsent = connection.as_ref().map(Connection::begin);
+                let bytes = response.extensions_mut().remove();
+                response.map(|body| HeldBody::hold(body, permit, unsent, bytes))
+            })
         }))
     }
 }

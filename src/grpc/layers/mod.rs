@@ -2,9 +2,11 @@
 
 mod deadline;
 mod direct;
+mod held_body;
 mod load_shed;
 mod middleware;
 mod observe;
+mod receive;
 mod unreadable;
 
 pub(super) use self::{
@@ -13,5 +15,6 @@ pub(super) use self::{
     load_shed::LoadShed,
     middleware::{Chain, MiddlewareLayer},
     observe::{Observe, method_names},
+    receive::Receive,
     unreadable::{CorrectStatus, correct_status},
 };

@@ -1,6 +1,9 @@
 //! Measures each call and, if it is traced, creates its span, by OpenTelemetry's conventions for gRPC.
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use opentelemetry::trace::SpanKind;
@@ -65,6 +68,16 @@ const PACKAGE: &str = "latchkey.v1";
 /// Returns the names of the methods in metrics.
 pub(in crate::grpc) fn method_names() -> Vec<&'static str> {
     METHODS.iter().map(|method| method.name).collect()
+}
+
+/// Returns whether a path is that of a method of the package.
+pub(super) fn is_counted(path: &str) -> bool {
+    METHODS.iter().any(|method| method.path == path)
+}
+
+/// Records a call that did not reach [`Observe`].
+pub(super) fn record(durations: &RpcDurations, path: &str, code: Code, duration: Duration) {
+    durations.observe(Method::of(path).name, name(code), duration);
 }
 
 /// Records the duration and the status code of each call, and its span.

@@ -23,18 +23,18 @@ impl Middleware for CorrectStatus {
         N: FnOnce(Request<B>) -> F,
         F: Future<Output = Answer> + Send + 'static,
     {
-        next(request).map(|answer| answer.map(correct_status))
+        next(request).map(|answer| answer.map(|response| correct_status(response, MAX_MESSAGE)))
     }
 }
 
-/// Replaces an error that tonic returned before the handler ran.
-pub(in crate::grpc) fn correct_status(response: Response<Body>) -> Response<Body> {
-    let corrected = response.extensions().get().and_then(corrected);
+/// Replaces an error that tonic returned before the handler ran. Messages have `limit` bytes at most.
+pub(in crate::grpc) fn correct_status(response: Response<Body>, limit: usize) -> Response<Body> {
+    let corrected = response.extensions().get().and_then(|status| corrected(status, limit));
     corrected.map_or(response, Status::into_http)
 }
 
 /// Returns the status to send instead of `original`, or nothing if `original` comes from a handler.
-fn corrected(original: &Status) -> Option<Status> {
+fn corrected(original: &Status, limit: usize) -> Option<Status> {
     if status::failure(original).is_some() {
         return None;
     }
@@ -44,7 +44,7 @@ fn corrected(original: &Status) -> Option<Status> {
     }
     match original.code() {
         Code::Internal => Some(undecodable(original.message())),
-        Code::OutOfRange => Some(status::too_large(MAX_MESSAGE)),
+        Code::OutOfRange => Some(status::too_large(limit)),
         _ => None,
     }
 }
