@@ -8,9 +8,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 use crate::support::{
     App,
     Database::{self, Sqlite},
-    on_both_databases,
-    raw_http2::RawHttp2,
-    tools, until,
+    on_both_databases, tools, until,
 };
 
 #[apply(on_both_databases)]
@@ -106,17 +104,15 @@ async fn grpcurl_shows_the_details_of_errors() {
         &[r#""@type":"type.googleapis.com/google.rpc.QuotaFailure""#, r#""subject":"live tokens of a user""#],
     );
     let overloaded = App::start_with(Sqlite, &["--max-concurrent-requests", "1"]).await;
-    let http2 = RawHttp2::connect(overloaded.grpc_addr).await;
-    let held = std::cell::RefCell::new(Vec::new());
-    until("a refusal", || async {
-        // A call whose message does not arrive holds the only permit, unless the probe below held it at that moment.
-        let mut send = http2.send.clone().ready().await.unwrap();
-        held.borrow_mut().push(send.send_request(RawHttp2::request("CreateToken", &[]), false).unwrap());
-        overloaded.page("alice", 0, "").await.err()
-    })
-    .await;
+    // A creation that waits for a lock holds the only permit.
+    let lock = overloaded.lock_user("bob").await;
+    let client = overloaded.client.clone();
+    let creation = tokio::spawn(async move { client.create("bob", "one").await });
+    until("a refusal", || async { overloaded.page("alice", 0, "").await.err() }).await;
     shows(
         grpcurl_error(&overloaded, "CreateToken", r#"{"user_id": "alice", "name": "two"}"#),
         &[r#""@type":"type.googleapis.com/google.rpc.RetryInfo""#, r#""retryDelay":"0.500s""#],
     );
+    lock.release().await;
+    creation.await.unwrap().unwrap();
 }

@@ -72,12 +72,13 @@ async fn closed_or_full_outputs_do_not_stop_the_service() {
     let closed = || io::pipe().unwrap().1;
     for (stdout, stderr) in [(Stdio::from(full), closed()), (Stdio::from(closed()), closed())] {
         let folder = tempfile::tempdir().unwrap();
-        let addresses = [tools::free_port(), tools::free_port()].map(|port| format!("127.0.0.1:{port}"));
+        let addresses: [String; 3] = std::array::from_fn(|_| format!("127.0.0.1:{}", tools::free_port()));
         let mut command = binary::command();
-        command.args(CHEAP_ARGON2).args(["--grpc-addr", &addresses[0], "--http-addr", &addresses[1]]);
+        command.args(CHEAP_ARGON2).args(["--grpc-addr", &addresses[0]]);
+        command.args(["--http-addr", &addresses[1], "--admin-addr", &addresses[2]]);
         let child = command.current_dir(folder.path()).stdout(stdout).stderr(stderr).spawn().unwrap();
         let mut child = binary::Killed(child);
-        let http = addresses[1].parse().unwrap();
+        let http = addresses[2].parse().unwrap();
         until("listening", || async { tokio::net::TcpStream::connect(http).await.ok() }).await;
         until("ready", || async { (http::send(http, "GET /readyz", &[], b"").await.0 == 200).then_some(()) })
             .await;

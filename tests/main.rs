@@ -22,6 +22,8 @@ mod complete_revocations;
 mod concurrency;
 /// The pages and the file that list the settings are those of the code.
 mod configuration;
+/// Connections, requests and answers of one peer keep nobody else out.
+mod connections;
 /// CreateToken: what it refuses, and the reasons it gives.
 mod create_token;
 /// Cancelled calls, hangs, outages, and databases that cannot be used.
@@ -102,6 +104,8 @@ mod revocations;
 mod secrecy;
 /// SIGTERM lets calls finish, within a bound.
 mod shutdown;
+/// Both listeners are encrypted, certificates are renewed without a restart, and callers are recognised by theirs.
+mod tls;
 /// Traces go from the caller to the commit, and never cost the service its availability.
 mod traces;
 /// Without its database the service says so, and recovers with it.

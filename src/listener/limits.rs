@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -27,6 +27,7 @@ pub struct Connections {
     limits: ConnectionLimits,
     permits: Arc<Semaphore>,
     peers: Mutex<HashMap<IpAddr, usize>>,
+    open: AtomicUsize,
     refused: AtomicU64,
 }
 
@@ -42,12 +43,18 @@ impl Connections {
     /// Counts no connections yet.
     pub fn new(limits: ConnectionLimits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.total.min(Semaphore::MAX_PERMITS)));
-        Self { limits, permits, peers: Mutex::default(), refused: AtomicU64::new(0) }
+        Self {
+            limits,
+            permits,
+            peers: Mutex::default(),
+            open: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        }
     }
 
     /// Returns how many are open.
     pub fn open(&self) -> usize {
-        self.limits.total.saturating_sub(self.permits.available_permits())
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Returns how many were closed at once because their peer had too many.
@@ -71,12 +78,14 @@ impl Connections {
             return None;
         }
         *count += 1;
+        self.open.fetch_add(1, Ordering::Relaxed);
         Some(Counted { connections: Arc::clone(self), network, _permit: permit })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        self.connections.open.fetch_sub(1, Ordering::Relaxed);
         // A number cannot be half-written, so poisoning is ignored.
         let mut peers = self.connections.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = peers.get_mut(&self.network) {

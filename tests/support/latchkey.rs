@@ -2,11 +2,11 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
 };
 
@@ -111,6 +111,7 @@ pub struct Process {
     pub http_addr: SocketAddr,
     pub admin_addr: SocketAddr,
     output: Vec<JoinHandle<String>>,
+    written: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -141,12 +142,17 @@ impl Process {
         command.args(FREE_PORTS);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stderr = child.stderr.take();
+        let written = Arc::<Mutex<String>>::default();
+        let so_far = Arc::clone(&written);
         let log = std::thread::spawn(move || {
-            let mut text = String::new();
-            if let Some(mut stderr) = stderr {
-                let _ = stderr.read_to_string(&mut text);
+            for line in
+                stderr.into_iter().flat_map(|stderr| BufReader::new(stderr).lines()).map_while(Result::ok)
+            {
+                let mut text = so_far.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
             }
-            text
+            std::mem::take(&mut *so_far.lock().unwrap())
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, first_lines) = mpsc::sync_channel(QUEUED_LINES);
@@ -168,12 +174,22 @@ impl Process {
         let [grpc_addr, http_addr, admin_addr] = std::array::from_fn(|_| addrs.next().unwrap());
         let child = Killed(child);
         let (greeting, output) = (vec![addresses, example], vec![output, log]);
-        Self { child, greeting, grpc_addr, http_addr, admin_addr, output }
+        Self { child, greeting, grpc_addr, http_addr, admin_addr, output, written }
     }
 
     /// Connects to the service.
     pub async fn client(&self) -> Client {
         Client::connect([self.grpc_addr, self.http_addr, self.admin_addr]).await
+    }
+
+    /// Whether the log has this text so far.
+    pub fn log_has(&self, text: &str) -> bool {
+        self.written.lock().unwrap().contains(text)
+    }
+
+    /// Whether the admin listener says that the service is alive.
+    pub async fn admin_is_alive(&self) -> bool {
+        super::http::send(self.admin_addr, "GET /livez", &[], b"").await.0 == 200
     }
 
     /// The URL of the gRPC listener.

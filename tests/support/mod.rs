@@ -3,6 +3,7 @@
 pub mod app;
 pub mod bearer_token;
 pub mod caller;
+pub mod certificates;
 pub mod client;
 pub mod database;
 pub mod disk;
