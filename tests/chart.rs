@@ -11,7 +11,8 @@ const KUBERNETES_VALIDATE: &str = "install it: pip install kubernetes-validate";
 const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 
 fn belongs_to_the_operator(object: &Value) -> bool {
-    object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos.com/")
+    let version = object["apiVersion"].as_str().unwrap();
+    version.starts_with("monitoring.coreos.com/") || version.starts_with("cert-manager.io/")
 }
 
 #[test]
@@ -50,8 +51,8 @@ fn the_objects_of_the_prometheus_operator_select_the_service() {
     // The rules select this job.
     assert_eq!(service["metadata"]["labels"][monitor["spec"]["jobLabel"].as_str().unwrap()], "latchkey");
     let endpoint = &monitor["spec"]["endpoints"][0];
-    assert_eq!((&endpoint["port"], &endpoint["path"]), (&json!("http"), &json!("/metrics")));
-    assert!(service["spec"]["ports"].as_array().unwrap().iter().any(|port| port["name"] == "http"));
+    assert_eq!((&endpoint["port"], &endpoint["path"]), (&json!("admin"), &json!("/metrics")));
+    assert!(service["spec"]["ports"].as_array().unwrap().iter().any(|port| port["name"] == "admin"));
 
     let rule = the("PrometheusRule", &objects);
     assert_eq!(rule["apiVersion"], "monitoring.coreos.com/v1");
@@ -87,14 +88,13 @@ fn pods_have_no_privileges() {
 fn a_database_that_is_away_restarts_no_pod() {
     let objects = objects(&[]);
     let container = &the("Deployment", &objects)["spec"]["template"]["spec"]["containers"][0];
-    for probe in ["livenessProbe", "startupProbe"] {
-        let expected = json!({ "port": 50051, "service": latchkey::grpc::LIVENESS });
-        assert_eq!(container[probe]["grpc"], expected);
+    for (probe, path) in
+        [("livenessProbe", "/livez"), ("startupProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
+        assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "admin" }), "{probe}");
     }
-    assert_eq!(
-        container["readinessProbe"]["grpc"],
-        json!({ "port": 50051, "service": latchkey::grpc::TOKEN_SERVICE })
-    );
+    let ports = container["ports"].as_array().unwrap();
+    assert!(ports.contains(&json!({ "name": "admin", "containerPort": 9090 })));
 }
 
 #[test]
@@ -210,15 +210,58 @@ fn only_named_peers_may_connect() {
     assert_eq!(the("NetworkPolicy", &objects(&no_peers))["spec"]["ingress"], json!([]));
 }
 
+/// Metrics and probes are on a port of their own, which callers do not reach.
+#[test]
+fn each_port_has_its_own_peers() {
+    let objects = objects(WITH_FULL);
+    let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+    let rules: Vec<&Value> =
+        policies.flat_map(|policy| policy["spec"]["ingress"].as_array().into_iter().flatten()).collect();
+    let values = read_yaml("ci/full-values.yaml");
+    for (port, peers) in [("grpc", "grpcFrom"), ("http", "httpFrom"), ("admin", "adminFrom")] {
+        let of_port: Vec<_> = rules.iter().filter(|rule| rule["ports"][0]["port"] == port).collect();
+        assert_eq!(of_port.len(), 1, "{port}");
+        assert_eq!(of_port[0]["from"], values["networkPolicy"][peers]);
+    }
+}
+
+#[test]
+fn the_service_is_encrypted_and_knows_its_callers_unless_insecure_is_set() {
+    let objects_of = |values: &[&str]| objects(values);
+    for values in DEFAULT_AND_FULL {
+        let objects = objects_of(values);
+        let pod = &the("Deployment", &objects)["spec"]["template"]["spec"];
+        let variables = variables(&objects);
+        for (name, file) in [
+            ("LATCHKEY_TLS_CERT", "tls.crt"),
+            ("LATCHKEY_TLS_KEY", "tls.key"),
+            ("LATCHKEY_CALLERS", "callers.toml"),
+        ] {
+            assert_eq!(variables[name]["value"], format!("/etc/latchkey/{file}"));
+        }
+        // Others in the pod cannot read the key.
+        let volume = &pod["volumes"].as_array().unwrap()[0]["projected"];
+        assert_eq!(volume["defaultMode"], 0o440);
+        assert!(pod["securityContext"]["fsGroup"].is_number());
+    }
+    assert!(!variables(&objects_of(&[])).contains_key("LATCHKEY_INSECURE"));
+    let certificate = objects_of(WITH_FULL);
+    let certificate = the("Certificate", &certificate);
+    assert_eq!(certificate["spec"]["secretName"], "tokens-certificate");
+    assert_eq!(certificate["spec"]["dnsNames"], json!(["tokens.example.com"]));
+    let by_default = objects_of(&["--set", "tls.certManager.enabled=true,tls.certManager.issuerRef.name=ca"]);
+    let names = &the("Certificate", &by_default)["spec"]["dnsNames"];
+    assert!(names.as_array().unwrap().contains(&json!("latchkey.prod.svc.cluster.local")), "{names}");
+}
+
 #[test]
 fn the_notes_show_a_first_call_and_what_is_missing() {
     let notes = helm(&["install", "latchkey", CHART, "--dry-run=client"]).good();
     let (_, notes) = notes.split_once("NOTES:").unwrap();
     for part in [
-        "kubectl --namespace default port-forward deployment/latchkey 50051:50051",
-        "grpcurl -plaintext -d",
-        "127.0.0.1:50051 latchkey.v1.TokenService/CreateToken",
-        "TLS and caller authentication come later",
+        "kubectl --namespace default port-forward deployment/latchkey 50051:50051 9090:9090",
+        "curl http://127.0.0.1:9090/readyz",
+        "latchkey token list --user alice --server https://127.0.0.1:50051",
     ] {
         assert!(notes.contains(part), "{notes}: not {part}");
     }

@@ -11,7 +11,7 @@
 //! k2 = "…"
 //! ```
 
-use std::{collections::BTreeMap, fmt, io, path::Path, str::FromStr};
+use std::{collections::BTreeMap, fmt, fs, io, os::unix::fs::PermissionsExt as _, path::Path, str::FromStr};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -92,6 +92,12 @@ pub enum KeyRingError {
     /// The file cannot be read or created.
     #[error("cannot be opened: {0}")]
     Io(#[from] io::Error),
+    /// Every user of the machine may read or change the file.
+    #[error("can be read or changed by every user (mode {mode:o}); run chmod o-rwx on it")]
+    Exposed {
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file is not TOML, or has other fields than `primary` and `keys`.
     #[error("is not a TOML file with `primary` and `[keys]`: error near line {line}")]
     Form {
@@ -124,8 +130,12 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or is not a key ring.
+    /// The file cannot be read, can be read by every user, or is not a key ring.
     pub fn open(path: &Path) -> Result<Self, KeyRingError> {
+        let mode = fs::metadata(path)?.permissions().mode();
+        if mode & 0o007 != 0 {
+            return Err(KeyRingError::Exposed { mode: mode & 0o777 });
+        }
         Self::from_keys(Keys::read(path)?)
     }
 

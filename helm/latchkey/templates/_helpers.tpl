@@ -74,7 +74,8 @@ would read as octal. */}}
 {{- end }}
 {{- $grpc := include "latchkey.port" .Values.config.grpc_addr | int }}
 {{- $http := include "latchkey.port" .Values.config.http_addr | int }}
-{{- range $setting, $port := dict "grpc_addr" $grpc "http_addr" $http }}
+{{- $admin := include "latchkey.port" .Values.config.admin_addr | int }}
+{{- range $setting, $port := dict "grpc_addr" $grpc "http_addr" $http "admin_addr" $admin }}
 {{- if or (lt $port 1024) (gt $port 65535) }}
 {{- fail (printf "config.%s has the port %d: must be 1024 to 65535, because the container does not run as root" $setting $port) }}
 {{- end }}
@@ -82,8 +83,27 @@ would read as octal. */}}
 {{- if eq $grpc $http }}
 {{- fail (printf "config.grpc_addr and config.http_addr have the same port, %d: each needs its own" $grpc) }}
 {{- end }}
-{{- if eq (int .Values.service.grpcPort) (int .Values.service.httpPort) }}
-{{- fail (printf "service.grpcPort and service.httpPort are the same, %d: each needs its own" (int .Values.service.grpcPort)) }}
+{{- if or (eq $grpc $admin) (eq $http $admin) }}
+{{- fail (printf "config.admin_addr has the same port as another address, %d: each needs its own" $admin) }}
+{{- end }}
+{{- $service := .Values.service }}
+{{- if eq (int $service.grpcPort) (int $service.httpPort) }}
+{{- fail (printf "service.grpcPort and service.httpPort are the same, %d: each needs its own" (int $service.grpcPort)) }}
+{{- end }}
+{{- if or (eq (int $service.adminPort) (int $service.httpPort)) (eq (int $service.adminPort) (int $service.grpcPort)) }}
+{{- fail (printf "service.adminPort is the same as another port, %d: each needs its own" (int $service.adminPort)) }}
+{{- end }}
+{{- if ne (empty .Values.tls.cert.secret) (empty .Values.tls.key.secret) }}
+{{- fail "tls.cert and tls.key belong together: name the Secret of both, or of neither" }}
+{{- end }}
+{{- if and .Values.tls.clientCa.secret (not .Values.tls.cert.secret) }}
+{{- fail "tls.clientCa is set, but tls.cert is not: client certificates need TLS" }}
+{{- end }}
+{{- if and (not .Values.config.insecure) (or (not .Values.tls.cert.secret) (not .Values.callers.secret)) }}
+{{- fail "tls.cert.secret, tls.key.secret and callers.secret are needed: name the Secrets of the certificate and of the callers file; or set config.insecure if something else encrypts connections and authenticates callers" }}
+{{- end }}
+{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) }}
+{{- fail "tls.certManager.issuerRef.name is empty: name the issuer of the certificate" }}
 {{- end }}
 {{- if and .Values.tracing.endpoint .Values.networkPolicy.enabled }}
 {{- $port := include "latchkey.endpointPort" .Values.tracing.endpoint | int }}
@@ -115,6 +135,10 @@ that gets the path, if there is one. */}}
 {{- define "latchkey.files" -}}
 {{- $nats := .Values.nats }}
 {{- $files := list
+  (dict "path" "tls.crt" "from" .Values.tls.cert "setting" "TLS_CERT")
+  (dict "path" "tls.key" "from" .Values.tls.key "setting" "TLS_KEY")
+  (dict "path" "client-ca.crt" "from" .Values.tls.clientCa "setting" "TLS_CLIENT_CA")
+  (dict "path" "callers.toml" "from" .Values.callers "setting" "CALLERS")
   (dict "path" "keyring.toml" "from" .Values.keyRing "setting" "KEY_RING")
   (dict "path" "nats.creds" "from" $nats.credentials "setting" "NATS_CREDENTIALS")
   (dict "path" "nats-ca.crt" "from" $nats.tls.ca "setting" "NATS_TLS_CA")
