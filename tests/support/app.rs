@@ -7,7 +7,7 @@ use latchkey::{clock::Clock, config::Config, server::Server};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, QueryResult, Statement};
 use tempfile::TempDir;
 
-use super::{Client, Database, soon};
+use super::{Client, Database, certificates, soon};
 
 /// Makes a hash cost next to nothing: the tests are about what is hashed and when, not about how strongly.
 pub const CHEAP_ARGON2: [&str; 4] = ["--argon2-memory-kib", "8", "--argon2-iterations", "1"];
@@ -118,11 +118,9 @@ impl App {
         self.server.registry().argon2_runs()
     }
 
-    /// Writes a file into the test's folder.
+    /// Writes a file into the test's folder, which only its owner may read.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
-        let file = self.folder.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        file
+        certificates::private_file(self.folder.path(), name, text)
     }
 
     /// Connects to the database apart from the service, once, so that a transaction can be held open.
