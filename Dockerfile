@@ -40,7 +40,7 @@ USER 65532:65532
 # For the embedded database and its key ring, unless another database is set.
 ENV LATCHKEY_DATA_DIR=/data
 VOLUME /data
-EXPOSE 50051 8080
+EXPOSE 50051 8080 9090
 # Used by Docker; Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/latchkey", "health"]
 ENTRYPOINT ["/latchkey"]

@@ -154,7 +154,8 @@ async fn input_that_is_not_a_token_is_invalid() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_many_pages_is_printed_whole() {
-    let app = App::start_with(Sqlite, &["--max-tokens-per-user", "1000"]).await;
+    let app =
+        App::start_with(Sqlite, &["--max-tokens-per-user", "1000", "--max-creations-per-user", "1000"]).await;
     // Two pages, the second of them not full.
     const TOKENS: usize = 205;
     for n in 0..TOKENS {

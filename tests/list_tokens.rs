@@ -21,7 +21,7 @@ use crate::support::{
     status::violations,
 };
 
-const MANY_TOKENS: [&str; 2] = ["--max-tokens-per-user", "1000"];
+const MANY_TOKENS: [&str; 4] = ["--max-tokens-per-user", "1000", "--max-creations-per-user", "1000"];
 
 /// The names on each page of a user's list.
 async fn pages(app: &App, user: &str, size: i32) -> Vec<Vec<String>> {

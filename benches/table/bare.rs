@@ -12,7 +12,11 @@ use latchkey::{
     token::{BearerToken, Prefix},
 };
 use sea_orm::sqlx::{self, PgPool, Row as _, SqlitePool};
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use std::path::Path;
+use tonic::{
+    Request, Response, Status,
+    transport::{Certificate, Identity, ServerTlsConfig, server::TcpIncoming},
+};
 use uuid::Uuid;
 
 struct Bare {
@@ -26,7 +30,7 @@ enum Table {
     Postgres(PgPool),
 }
 
-pub async fn serve(database: Option<&str>) {
+pub async fn serve(database: Option<&str>, tls: Option<&Path>) {
     // The service's log. Without one, tracing hands each event to the crate `log`, which sqlx asks it to do.
     let _telemetry = Telemetry::init("warn", LogFormat::Json, false).unwrap();
     let table = match database {
@@ -38,7 +42,14 @@ pub async fn serve(database: Option<&str>) {
     println!("listens on {}", listener.local_addr().unwrap());
     let service = TokenServiceServer::new(Bare { table, prefix: "pat".parse().unwrap() });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    let mut server = tonic::transport::Server::builder();
+    if let Some(folder) = tls {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        let own = Identity::from_pem(read("tls.crt"), read("tls.key"));
+        let clients = Certificate::from_pem(read("ca.crt"));
+        server = server.tls_config(ServerTlsConfig::new().identity(own).client_ca_root(clients)).unwrap();
+    }
+    server.add_service(service).serve_with_incoming(incoming).await.unwrap();
 }
 
 /// The query of a cold lookup, without what guards against a standby.

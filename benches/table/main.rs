@@ -49,8 +49,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match arguments.first().map(String::as_str) {
-        Some("handler") => runtime.block_on(bare::serve(None)),
-        Some("select") => runtime.block_on(bare::serve(Some(&arguments[1]))),
+        Some("handler") => runtime.block_on(bare::serve(None, None)),
+        Some("handler-tls") => runtime.block_on(bare::serve(None, Some(arguments[1].as_ref()))),
+        Some("select") => runtime.block_on(bare::serve(Some(&arguments[1]), None)),
         _ => runtime.block_on(table(&arguments)),
     }
 }
@@ -62,6 +63,9 @@ async fn table(rows: &[String]) {
     }
     if selected("hot") {
         hot().await;
+    }
+    if selected("tls") {
+        tls().await;
     }
     if selected("loads") {
         loads().await;
@@ -140,6 +144,40 @@ async fn hot() {
     compare(names[0], names[2], [&ours, &empty]);
     compare(names[1], names[2], [&traced, &empty]);
     assert!(!collector.received().is_empty(), "no spans were exported");
+}
+
+/// Compares hot calls by mutual TLS, of a caller that is recognised by its certificate, with an empty handler behind the same
+/// TLS.
+async fn tls() {
+    let mut database = Database::sqlite().await;
+    database.fill(HOT, HOT).await;
+    let folder = tempfile::tempdir().unwrap();
+    server::write_certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [certificate, key, ca, callers] = ["tls.crt", "tls.key", "ca.crt", "callers.toml"].map(file);
+    let settings = [
+        ["--tls-cert", &certificate],
+        ["--tls-key", &key],
+        ["--tls-client-ca", &ca],
+        ["--tls-client-auth", "required"],
+        ["--callers", &callers],
+    ]
+    .concat();
+    let bare = ["handler-tls", folder.path().to_str().unwrap()];
+    let servers = [Server::latchkey(&database, &settings), Server::bare(&bare)];
+    let servers = servers.map(|server| server.with_tls(folder.path()));
+    let call = Call::Validate(Arc::clone(&database.bearers));
+    let mut figures: [Vec<Figure>; 2] = Default::default();
+    for turn in 0..=ROUNDS {
+        for (server, figures) in servers.iter().zip(&mut figures) {
+            let figure = round(server, &call, Until::Time(ROUND)).await;
+            if turn > 0 {
+                figures.push(figure);
+            }
+        }
+    }
+    let [ours, empty] = figures;
+    compare("hot ValidateToken, mutual TLS", "empty handler, mutual TLS", [&ours, &empty]);
 }
 
 /// Compares the CPU time of hot calls with an empty handler's under different loads.

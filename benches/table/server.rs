@@ -3,14 +3,21 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use latchkey::proto::latchkey::token_service_client::TokenServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{database::Database, support::http};
+use super::{
+    database::Database,
+    support::{
+        certificates::{Authority, Validity},
+        http,
+    },
+};
 
 /// A running server. It is killed on drop.
 pub struct Server {
@@ -20,6 +27,7 @@ pub struct Server {
     pub http_addr: Option<SocketAddr>,
     admin_addr: Option<SocketAddr>,
     pub started_in: Duration,
+    tls: Option<ClientTlsConfig>,
 }
 
 impl Server {
@@ -31,7 +39,8 @@ impl Server {
     /// Starts Latchkey with additional flags and environment variables.
     pub fn latchkey_with(database: &Database, settings: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
-        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log", "warn"]);
+        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        command.args(["--admin-addr", "127.0.0.1:0", "--log", "warn"]);
         command.args(["--database-url", &database.url, "--key-ring"]).arg(database.key_ring());
         if !settings.contains(&"--argon2-memory-kib") {
             // Most rows do not measure hashing, and validations of tagged tokens never hash.
@@ -58,7 +67,18 @@ impl Server {
         let started_in = began.elapsed();
         let mut addrs = line.split_whitespace().filter_map(|word| word.parse().ok());
         let addr = addrs.next().expect(&line);
-        Self { process, addr, http_addr: addrs.next(), admin_addr: addrs.next(), started_in }
+        let (http_addr, admin_addr) = (addrs.next(), addrs.next());
+        Self { process, addr, http_addr, admin_addr, started_in, tls: None }
+    }
+
+    /// Has clients connect by mutual TLS, with the certificates in `folder`; see [`write_certificates`].
+    pub fn with_tls(mut self, folder: &Path) -> Self {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        let client = Identity::from_pem(read("client/tls.crt"), read("client/tls.key"));
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ca.crt"))).identity(client);
+        self.tls = Some(tls);
+        self
     }
 
     /// Connects several clients, each by a connection of its own.
@@ -76,7 +96,13 @@ impl Server {
     }
 
     fn endpoint(&self) -> Endpoint {
-        Channel::from_shared(format!("http://{}", self.addr)).unwrap()
+        match &self.tls {
+            None => Channel::from_shared(format!("http://{}", self.addr)).unwrap(),
+            Some(tls) => {
+                let url = format!("https://localhost:{}", self.addr.port());
+                Channel::from_shared(url).unwrap().tls_config(tls.clone()).unwrap()
+            }
+        }
     }
 
     /// Returns the value of a metric.
@@ -110,6 +136,18 @@ impl Server {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
     }
+}
+
+/// Writes the certificates of a server and of a client into `folder`, and a callers file that recognises the client.
+pub fn write_certificates(folder: &Path) {
+    let authority = Authority::new();
+    authority.server(Validity::Now).write(folder);
+    let client = folder.join("client");
+    std::fs::create_dir(&client).unwrap();
+    authority.client(&["URI:spiffe://example.org/gateway"], Validity::Now).write(&client);
+    std::fs::write(folder.join("ca.crt"), authority.pem()).unwrap();
+    let callers = "[[caller]]\nname = \"gateway\"\nroles = [\"validator\"]\ncertificates = [\"spiffe://example.org/gateway\"]\n";
+    std::fs::write(folder.join("callers.toml"), callers).unwrap();
 }
 
 impl Drop for Server {

@@ -168,6 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ring.toml");
         fs::write(&path, format!("primary = \"a\"\n[keys]\na = \"{A}\"\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         (folder, path)
     }
 
