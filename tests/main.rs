@@ -44,6 +44,8 @@ mod events_with_damaged_headers;
 mod failover;
 /// The first start creates everything, and the second uses it.
 mod first_start;
+/// A flood of made-up tokens does not keep real ones from being looked up.
+mod floods;
 /// What was acknowledged is committed, also on a full or broken disk.
 mod full_disk;
 /// `latchkey health`: exit status 0 for a service that serves, 1 for any other.
