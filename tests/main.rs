@@ -52,6 +52,8 @@ mod full_disk;
 mod health_command;
 /// Whatever fails, no validation that begins after an acknowledged revocation accepts the token.
 mod history;
+/// Text that a caller chose is neither logged nor answered at length, and forges no line of the log.
+mod hostile_text;
 /// A cached token is validated in memory: no database, no argon2.
 mod hot_path;
 /// The image: clean, pinned, not root; its program needs nothing else.

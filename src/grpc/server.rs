@@ -54,6 +54,8 @@ pub struct GrpcLimits {
 const CONNECTIONS: usize = 65_536;
 /// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
+/// Maximum size of a request to reflection, in bytes. It asks for a name, and an error repeats that name.
+const MAX_REFLECTION: usize = 512;
 /// Maximum size of a request's headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// A connection is closed when its peer has reset more than this many streams before they were accepted
@@ -94,8 +96,7 @@ pub async fn serve(
 fn other_services(health: HealthReporter) -> Routes {
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     let health = HealthServer::new(health).max_decoding_message_size(MAX_MESSAGE);
-    let health = ServiceBuilder::new().map_response(layers::correct_status).named_layer(health);
-    let mut routes = Routes::new(health);
+    let mut routes = Routes::new(corrected(health));
 
     // Older clients know only v1alpha. No load is shed from health and reflection: an overloaded service is not an
     // unhealthy one.
@@ -107,12 +108,34 @@ fn other_services(health: HealthReporter) -> Routes {
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     if let Ok(reflection) = reflection().build_v1() {
-        routes = routes.add_service(reflection);
+        let reflection = reflection.max_decoding_message_size(MAX_REFLECTION);
+        routes = routes.add_service(corrected(reflection));
     }
     if let Ok(reflection) = reflection().build_v1alpha() {
-        routes = routes.add_service(reflection);
+        let reflection = reflection.max_decoding_message_size(MAX_REFLECTION);
+        routes = routes.add_service(corrected(reflection));
     }
     routes.prepare()
+}
+
+/// Returns `service` with statuses that say whose error it was.
+fn corrected<S>(
+    service: S,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ NamedService
++ Clone
++ Send
++ Sync
++ 'static
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    ServiceBuilder::new().map_response(layers::correct_status).named_layer(service)
 }
 
 /// Creates the histogram of the token service's calls.
