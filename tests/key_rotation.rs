@@ -36,6 +36,7 @@ fn rotate(ring: &Path) -> String {
 /// Writes a ring whose only key is k1.
 fn write_ring(ring: &Path) {
     fs::write(ring, format!("primary = \"k1\"\n[keys]\nk1 = \"{KEY}\"\n")).unwrap();
+    fs::set_permissions(ring, Permissions::from_mode(0o600)).unwrap();
 }
 
 fn mode(file: &Path) -> u32 {
@@ -125,7 +126,6 @@ fn each_command_says_what_it_did_and_never_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let ring = folder.path().join("keyring.toml");
     write_ring(&ring);
-    fs::set_permissions(&ring, Permissions::from_mode(0o600)).unwrap();
     let new = rotate(&ring);
     // The default is the key ring in the data folder.
     let mut command = latchkey::command();

@@ -48,12 +48,16 @@ mod events_with_damaged_headers;
 mod failover;
 /// The first start creates everything, and the second uses it.
 mod first_start;
+/// A flood of made-up tokens does not keep real ones from being looked up.
+mod floods;
 /// What was acknowledged is committed, also on a full or broken disk.
 mod full_disk;
 /// `latchkey health`: exit status 0 for a service that serves, 1 for any other.
 mod health_command;
 /// Whatever fails, no validation that begins after an acknowledged revocation accepts the token.
 mod history;
+/// Text that a caller chose is neither logged nor answered at length, and forges no line of the log.
+mod hostile_text;
 /// A cached token is validated in memory: no database, no argon2.
 mod hot_path;
 /// The image: clean, pinned, not root; its program needs nothing else.

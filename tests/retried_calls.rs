@@ -307,7 +307,7 @@ async fn a_late_tag_of_the_replaced_secret_is_not_stored(database: Database) {
     let store = Store::open(&app.url.parse().unwrap(), limits).await.unwrap();
     let id: Uuid = token_id(&first).parse().unwrap();
     let epoch = *app.server.registry().epochs().borrow();
-    let found = store.find_token(id, epoch).await.unwrap().unwrap();
+    let found = store.find_token(id, epoch, latchkey::store::Share::All).await.unwrap().unwrap();
     let second = app.create_with(request("alice", "one")).await.unwrap();
     store.retag_token(id, &found.hash, found.tag.unwrap()).await.unwrap();
     assert_eq!(app.validate(&first.secret).await, Err(Reason::Unknown));

@@ -96,7 +96,7 @@ impl Database {
         filler.users(self.users).await;
         for first in (0..tokens).step_by(BATCH) {
             let batch: Vec<BearerToken> =
-                (first..tokens.min(first + BATCH)).map(|_| BearerToken::generate().unwrap()).collect();
+                (first..tokens.min(first + BATCH)).map(|_| keys.generate().unwrap()).collect();
             filler.tokens(first, &batch, &keys).await;
             let every = tokens / kept;
             let kept = batch.iter().enumerate().filter(|(n, _)| (first + n) % every == 0);

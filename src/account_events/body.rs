@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::AccountEventError;
+use crate::telemetry::{excerpt, quote};
 
 /// A decoded body.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,9 +19,6 @@ pub(super) struct Body {
     /// The time of the deletion, if there is one; or what is wrong with it.
     pub(super) delete_time: Result<Option<DateTime<Utc>>, String>,
 }
-
-/// How much of a wrong value an error quotes, in characters.
-const MAX_QUOTED: usize = 64;
 
 #[derive(Message)]
 struct User {
@@ -59,13 +57,15 @@ impl Body {
         } else if is_json(content_type) {
             Self::from_json(body)
         } else {
-            Err(AccountEventError::ContentType(content_type.to_owned()))
+            Err(AccountEventError::ContentType(quote(content_type)))
         }
     }
 
     fn from_protobuf(body: &[u8]) -> Result<Self, AccountEventError> {
-        let User { user_id } = User::decode(body)
-            .map_err(|error| AccountEventError::Body { form: "protobuf", error: error.to_string() })?;
+        let User { user_id } = User::decode(body).map_err(|error| AccountEventError::Body {
+            form: "protobuf",
+            error: excerpt(&error.to_string()),
+        })?;
         let delete_time = match Time::decode(body) {
             Ok(Time { delete_time: None }) => Ok(None),
             Ok(Time { delete_time: Some(Timestamp { seconds, nanos }) }) => timestamp(seconds, nanos.into())
@@ -78,7 +78,7 @@ impl Body {
 
     fn from_json(body: &[u8]) -> Result<Self, AccountEventError> {
         let JsonUser { user_id } = serde_json::from_slice(body)
-            .map_err(|error| AccountEventError::Body { form: "JSON", error: error.to_string() })?;
+            .map_err(|error| AccountEventError::Body { form: "JSON", error: excerpt(&error.to_string()) })?;
         let delete_time = match serde_json::from_slice(body) {
             Ok(JsonTime { delete_time: None }) => Ok(None),
             Ok(JsonTime { delete_time: Some(value) }) => {
@@ -126,8 +126,7 @@ pub(super) fn is_json(content_type: &str) -> bool {
 }
 
 fn wrong_time(value: &str) -> String {
-    let quoted: String = value.chars().take(MAX_QUOTED).collect();
-    format!("delete_time: is {quoted:?}; must be a google.protobuf.Timestamp of the years 1 to 9999")
+    format!("delete_time: is {}; must be a google.protobuf.Timestamp of the years 1 to 9999", quote(value))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{body::is_json, error::AccountEventError};
+use crate::telemetry::{excerpt, quote};
 
 /// The type of the CloudEvents that are accepted.
 pub(super) const EVENT_TYPE: &str = "identity.v1.UserDeleted";
@@ -89,7 +90,7 @@ impl<'a> Envelope<'a> {
     ///
     /// [`AccountEventError::Envelope`] if the text is not a JSON object, or an attribute has the wrong type.
     pub(super) fn parse(text: &'a [u8]) -> Result<Self, AccountEventError> {
-        serde_json::from_slice(text).map_err(|error| AccountEventError::Envelope(error.to_string()))
+        serde_json::from_slice(text).map_err(|error| AccountEventError::Envelope(excerpt(&error.to_string())))
     }
 
     /// Returns whether an object has an attribute that only a CloudEvent has.
@@ -118,7 +119,7 @@ impl<'a> Envelope<'a> {
             (Some(json), None) => {
                 let content_type = self.datacontenttype.unwrap_or_else(|| "application/json".to_owned());
                 if !is_json(&content_type) {
-                    return wrong(format!("data of {content_type:?} must be in data_base64"));
+                    return wrong(format!("data of {} must be in data_base64", quote(&content_type)));
                 }
                 Ok((content_type, json.get().as_bytes().into()))
             }
@@ -135,7 +136,7 @@ impl<'a> Envelope<'a> {
 fn check(name: &'static str, value: Option<&str>, wanted: &str) -> Result<(), AccountEventError> {
     let error = match value {
         Some(value) if value == wanted => return Ok(()),
-        Some(value) => format!("is {value:?}, not {wanted:?}"),
+        Some(value) => format!("is {}, not {wanted:?}", quote(value)),
         None => "is missing".to_owned(),
     };
     Err(AccountEventError::Attribute { name, error })

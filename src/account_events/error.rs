@@ -5,9 +5,9 @@ use crate::token::UserIdError;
 /// Why an event can never be read, however often it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountEventError {
-    /// The content type is not supported.
+    /// The content type, which is quoted, is not supported.
     #[error(
-        "content-type: {0:?} is not supported; send application/protobuf, application/json or \
+        "content-type: {0} is not supported; send application/protobuf, application/json or \
          application/cloudevents+json"
     )]
     ContentType(String),

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     registry::{RegistryError, TokenRegistry},
+    telemetry::quote,
     token::UserId,
 };
 
@@ -49,7 +50,7 @@ impl UserDeleted {
             return Self::read_structured(body);
         }
         if media_type(content_type).starts_with("application/cloudevents") {
-            return Err(AccountEventError::ContentType(content_type.to_owned()));
+            return Err(AccountEventError::ContentType(quote(content_type)));
         }
         let attributes = Attributes::from_headers(header);
         // The type counts even without the rest of a CloudEvent: an event that says that it is another one is refused.

@@ -121,7 +121,7 @@ pub struct Config {
     pub cache_entries: u64,
 
     /// Maximum number of concurrent lookups of tokens that are not in memory: 1 to 10000. Further ones fail with
-    /// RESOURCE_EXHAUSTED.
+    /// RESOURCE_EXHAUSTED. Tokens whose id no key of the key ring vouches for, such as made-up ones, have a quarter.
     #[arg(long, env = "LATCHKEY_MAX_COLD_LOOKUPS", value_name = "COUNT", default_value_t = 256,
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub max_cold_lookups: u16,

@@ -1,5 +1,7 @@
 //! The fast check of a secret: a keyed tag, HMAC-SHA-256 (RFC 2104), under a key of a ring that can be rotated.
 //!
+//! The keys also vouch for the ids of new tokens, each with a key that is derived from it ([`KeyRing::vouches_for`]).
+//!
 //! The ring is a TOML file. New tags are made under the primary key. Tags under the other keys still verify. To rotate,
 //! add a key, and make it primary once every replica has it (`latchkey keys`). A key id is never reused: tags under the
 //! earlier key would be taken for wrong.
@@ -13,11 +15,13 @@
 
 use std::{collections::BTreeMap, fmt, fs, io, os::unix::fs::PermissionsExt as _, path::Path, str::FromStr};
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, KeyInit as _, Mac as _, digest::InvalidLength};
+use rand::rngs::SysError;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
 
-use super::{key_ring_file, key_ring_format::Keys};
+use super::{id_key::IdKey, key_ring_file, key_ring_format::Keys};
 use crate::token::BearerToken;
 
 /// The id of a key: `[a-z0-9][a-z0-9._-]{0,31}`. Stored with each tag.
@@ -77,7 +81,20 @@ impl fmt::Debug for Tag {
 #[derive(Default)]
 pub struct KeyRing {
     primary: Option<KeyId>,
-    keys: BTreeMap<KeyId, Hmac<Sha256>>,
+    keys: BTreeMap<KeyId, RingKey>,
+}
+
+/// What a key of the ring is used for, with a key of its own for each.
+struct RingKey {
+    tags: Hmac<Sha256>,
+    ids: IdKey,
+}
+
+impl RingKey {
+    fn new(key: &[u8]) -> Result<Self, InvalidLength> {
+        let tags = Hmac::new_from_slice(key)?;
+        Ok(Self { ids: IdKey::derive(&tags)?, tags })
+    }
 }
 
 impl fmt::Debug for KeyRing {
@@ -155,11 +172,11 @@ impl KeyRing {
         Self::open(path)
     }
 
-    fn from_keys(file: Keys) -> Result<Self, KeyRingError> {
+    pub(super) fn from_keys(file: Keys) -> Result<Self, KeyRingError> {
         let mut keys = BTreeMap::new();
         for (id, key) in file.keys {
-            let mac = Hmac::new_from_slice(&key).map_err(|_| KeyRingError::Key(id.clone()))?;
-            keys.insert(id, mac);
+            let key = RingKey::new(&key).map_err(|_| KeyRingError::Key(id.clone()))?;
+            keys.insert(id, key);
         }
         Ok(Self { primary: Some(file.primary), keys })
     }
@@ -169,10 +186,30 @@ impl KeyRing {
         self.keys.is_empty()
     }
 
+    /// Generates a token for whose id the primary key vouches, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The operating system provided no randomness.
+    pub fn generate(&self) -> Result<BearerToken, SysError> {
+        let bearer = BearerToken::generate()?;
+        let primary = self.primary.as_ref().and_then(|primary| self.keys.get(primary));
+        let id = primary.map(|key| key.ids.vouch(bearer.id()));
+        Ok(match id {
+            Some(id) => bearer.with_id(id),
+            None => bearer,
+        })
+    }
+
+    /// Returns whether any key of the ring vouches for `id`: the token was issued while that key was primary.
+    pub fn vouches_for(&self, id: Uuid) -> bool {
+        self.keys.values().any(|key| key.ids.vouches_for(id))
+    }
+
     /// Returns the tag of the secret of `bearer` under the primary key, or `None` if there is none.
     pub fn tag(&self, bearer: &BearerToken) -> Option<Tag> {
         let key_id = self.primary.clone()?;
-        let mac = mac(self.keys.get(&key_id)?, bearer).to_vec();
+        let mac = mac(&self.keys.get(&key_id)?.tags, bearer).to_vec();
         Some(Tag { key_id, mac })
     }
 
@@ -180,7 +217,7 @@ impl KeyRing {
     /// in the ring.
     pub fn check(&self, bearer: &BearerToken, tag: &Tag) -> Option<bool> {
         let key = self.keys.get(&tag.key_id)?;
-        Some(mac(key, bearer).ct_eq(&tag.mac).into())
+        Some(mac(&key.tags, bearer).ct_eq(&tag.mac).into())
     }
 
     /// Returns whether `tag` need not be replaced: it is under the primary key, or there is no primary key.

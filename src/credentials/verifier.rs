@@ -1,5 +1,8 @@
 //! Verifies a secret by its tag, if the key ring has the tag's key, and by argon2id otherwise.
 
+use rand::rngs::SysError;
+use uuid::Uuid;
+
 use super::{HashError, Hasher, KeyRing, SecretHash, Tag};
 use crate::token::BearerToken;
 
@@ -35,6 +38,25 @@ impl SecretVerifier {
     /// Returns how many argon2 runs wait in the queue.
     pub fn argon2_waiting(&self) -> usize {
         self.hasher.waiting()
+    }
+
+    /// Generates a token, whose id is vouched for if there is a key ring; see [`KeyRing::generate`].
+    ///
+    /// # Errors
+    ///
+    /// The operating system provided no randomness.
+    pub fn generate(&self) -> Result<BearerToken, SysError> {
+        self.keys.generate()
+    }
+
+    /// Returns whether any id can be vouched for: there is a key ring.
+    pub fn can_vouch(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Returns whether the key ring vouches for `id`; see [`KeyRing::vouches_for`].
+    pub fn vouches_for(&self, id: Uuid) -> bool {
+        self.keys.vouches_for(id)
     }
 
     /// Returns the hash to store for `bearer`, and the tag if there is a primary key.

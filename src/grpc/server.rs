@@ -69,6 +69,8 @@ pub(crate) struct Services {
 
 /// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
+/// Maximum size of a request to reflection, in bytes. It asks for a name, and an error repeats that name.
+const MAX_REFLECTION: usize = 512;
 /// Maximum size of a request's headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// A connection is closed when its peer has reset more than this many streams before they were accepted
@@ -85,7 +87,7 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How much of an answer is buffered for a stream, in bytes. The rest stays in the body, which is counted.
 const SEND_BUFFER: usize = 32 * 1024;
-/// Maximum size of a request message of health and reflection, in bytes.
+/// Maximum size of a request message of the health service, in bytes.
 const MAX_SMALL_MESSAGE: usize = 4 * 1024;
 
 /// Serves on `listener` until `stop` is cancelled and the calls in flight have ended.
@@ -133,7 +135,7 @@ fn other_services(services: &Services, unsent: UnsentTotal, limits: GrpcLimits) 
     let audit = guard(services, limits).named_layer(audit);
     let health = tonic_health::server::HealthService::from_health_reporter(services.health.clone());
     let health = HealthServer::new(health).max_decoding_message_size(MAX_SMALL_MESSAGE);
-    let health = small(health);
+    let health = small(health, MAX_SMALL_MESSAGE);
     let mut routes = Routes::new(health).add_service(audit);
 
     // Older clients know only v1alpha. No load is shed from health and reflection: an overloaded service is not an
@@ -146,17 +148,20 @@ fn other_services(services: &Services, unsent: UnsentTotal, limits: GrpcLimits) 
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     if let Ok(reflection) = reflection().build_v1() {
-        routes = routes.add_service(small(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE)));
+        routes =
+            routes.add_service(small(reflection.max_decoding_message_size(MAX_REFLECTION), MAX_REFLECTION));
     }
     if let Ok(reflection) = reflection().build_v1alpha() {
-        routes = routes.add_service(small(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE)));
+        routes =
+            routes.add_service(small(reflection.max_decoding_message_size(MAX_REFLECTION), MAX_REFLECTION));
     }
     routes.prepare()
 }
 
-/// Returns a service whose messages are small, with the right answer to a larger one.
+/// Returns a service whose messages have `limit` bytes at most, with statuses that say whose error it was.
 fn small<S>(
     service: S,
+    limit: usize,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
 + NamedService
 + Clone
@@ -171,7 +176,7 @@ where
         + Sync
         + 'static,
 {
-    let correct = |response| layers::correct_status(response, MAX_SMALL_MESSAGE);
+    let correct = move |response| layers::correct_status(response, limit);
     ServiceBuilder::new().map_response(correct).named_layer(service)
 }
 

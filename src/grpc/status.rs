@@ -16,6 +16,9 @@ const DOMAIN: &str = "latchkey.v1";
 const RETRY_FAILURE: Duration = Duration::from_secs(1);
 const RETRY_OVERLOAD: Duration = Duration::from_millis(500);
 
+/// How many invalid fields an answer names. Many clients take at most 8 KiB of headers, and the answer is in headers.
+const MAX_VIOLATIONS: usize = 16;
+
 /// Collects the invalid fields of a request.
 #[derive(Debug, Default)]
 pub(super) struct Violations(Vec<FieldViolation>);
@@ -31,10 +34,15 @@ impl Violations {
         Self(vec![FieldViolation::new(field, description)]).into_status()
     }
 
-    /// Returns INVALID_ARGUMENT with every violation.
-    pub(super) fn into_status(self) -> Status {
-        let violations: Vec<String> =
+    /// Returns INVALID_ARGUMENT with the first [`MAX_VIOLATIONS`] violations.
+    pub(super) fn into_status(mut self) -> Status {
+        let omitted = self.0.len().saturating_sub(MAX_VIOLATIONS);
+        self.0.truncate(MAX_VIOLATIONS);
+        let mut violations: Vec<String> =
             self.0.iter().map(|violation| format!("{} {}", violation.field, violation.description)).collect();
+        if omitted > 0 {
+            violations.push(format!("and {omitted} more"));
+        }
         Status::with_error_details(
             Code::InvalidArgument,
             violations.join("; "),

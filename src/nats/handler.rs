@@ -10,7 +10,7 @@ use super::{backoff::delay, dead_letters, delivery::Delivery, subject};
 use crate::{
     account_events::{EventCounts, UserDeleted},
     registry::TokenRegistry,
-    telemetry::{ENTRY, NatsHeaders, enter},
+    telemetry::{ENTRY, NatsHeaders, enter, excerpt, quote},
 };
 
 /// Handles messages. Clones share the same state.
@@ -32,21 +32,22 @@ impl Handler {
         let info = message.info().ok();
         let deliveries = info.as_ref().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let id = info.as_ref().map(|info| format!("{}:{}", info.stream, info.stream_sequence));
-        let id = id.unwrap_or_else(|| message.subject.to_string());
+        let id = id.unwrap_or_else(|| quote(&message.subject));
         if deliveries > 1 {
             self.counts.count_redelivered();
         }
         let span = enter(&NatsHeaders(message.headers.as_ref()), SpanKind::Consumer, || {
+            let subject = excerpt(&message.subject);
             tracing::info_span!(
                 target: ENTRY,
                 "process",
-                otel.name = format!("process {}", message.subject),
+                otel.name = format!("process {subject}"),
                 otel.kind = "consumer",
                 otel.status_code = Empty,
                 messaging.system = "nats",
                 messaging.operation.name = "process",
                 messaging.operation.type = "process",
-                messaging.destination.name = %message.subject,
+                messaging.destination.name = subject,
                 messaging.message.id = id,
                 latchkey.answer = Empty,
             )
@@ -111,8 +112,8 @@ impl Handler {
     pub(super) fn read(&self, delivery: &Delivery, id: &str) -> Result<UserDeleted, String> {
         let Delivery { message, undeliverable } = delivery;
         if !subject::matches(&self.subject, &message.subject) {
-            let subject = message.subject.as_str();
-            return Err(format!("subject: is {subject:?}; only messages of {:?} are applied", self.subject));
+            let subject = quote(&message.subject);
+            return Err(format!("subject: is {subject}; only messages of {:?} are applied", self.subject));
         }
         // With wildcards the subject does not identify the event; only the type of a CloudEvent does.
         let plain_id = (!subject::has_wildcard(&self.subject)).then(|| id.to_owned());

@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     credentials::{SecretHash, Tag},
     store::{CommitGate, CreateRequest, EventKind, NewTokenRow, Obstacles, Store, WriteTransaction},
-    token::{BearerToken, Expiry, ExpiryError, RequestId, Scopes, Token, TokenName, UserId},
+    token::{Expiry, ExpiryError, RequestId, Scopes, Token, TokenName, UserId},
     validation::{Authenticator, LastUsed},
 };
 
@@ -67,7 +67,7 @@ impl TokenRegistry {
             new,
         };
         issuance.precheck().await?;
-        let bearer = BearerToken::generate().map_err(|_| RegistryError::Randomness)?;
+        let bearer = self.verifier.generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
         let credentials = self.verifier.make(&bearer).await?;
         let id = bearer.id();

@@ -132,6 +132,7 @@ async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Resu
     let connection = |pool| SqlxSqliteConnector::from_sqlx_sqlite_pool(pool);
     Ok(Store {
         lookups: LookupPool::Sqlite(reads.clone()),
+        half_of_lookups: half(limits.connections),
         reads: connection(reads),
         writes: connection(writes),
         log: connection(single.clone().connect_lazy_with(options.clone())),
@@ -191,6 +192,7 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
             pool::postgres_lookups(lookups, PING_TIMEOUT, Arc::clone(&reachability))
                 .connect_lazy_with(options.clone()),
         ),
+        half_of_lookups: half(lookups.connections),
         writes: main.clone(),
         reads: main,
         log: pool(LOG_CONNECTIONS),
@@ -200,6 +202,11 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         writers: Arc::new(Semaphore::new(main_connections as usize)),
         timeout: limits.timeout,
     }
+}
+
+/// A permit for each connection of the half that [`Share::Half`](super::Share::Half) may use.
+fn half(connections: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((connections / 2).max(1) as usize))
 }
 
 /// Makes the file, and the folder it lies in, for its owner alone. SQLite gives its log files the same permissions.

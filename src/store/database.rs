@@ -16,6 +16,7 @@ use super::{DatabaseUrl, PoolState, StoreError, lookup_pool::LookupPool, reachab
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) lookups: LookupPool,
+    pub(super) half_of_lookups: Arc<Semaphore>,
     pub(super) reads: DatabaseConnection,
     pub(super) writes: DatabaseConnection,
     pub(super) log: DatabaseConnection,

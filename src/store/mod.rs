@@ -34,7 +34,7 @@ pub use self::{
     replicas::{Change, Replica, Replicas},
     retention::{Outdated, PurgedBatch},
     revocation_log::{Eviction, LogHead},
-    token_lookup::{StoredToken, TokenState},
+    token_lookup::{Share, StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
     transaction::{CommitGate, WriteTransaction},
 };

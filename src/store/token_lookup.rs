@@ -37,6 +37,15 @@ pub enum TokenState {
     AccountDeleted,
 }
 
+/// How many of the connections for lookups one kind of lookup may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// All of them.
+    All,
+    /// Half of them, and at least one. The others stay free for lookups with [`Share::All`].
+    Half,
+}
+
 /// Token and account in one query by primary keys. Written out, and read by index: every validation that memory does not
 /// answer waits for it (docs/performance.md). There is no LIMIT: SQLite compiles a statement anew each time that a
 /// parameter of its LIMIT is bound.
@@ -59,13 +68,18 @@ static FIND_ON_PRIMARY: LazyLock<String> = LazyLock::new(|| {
 const EPOCH_COLUMN: usize = 12;
 
 impl Store {
-    /// The token with this id, revoked or not. `epoch` is the one of the caller's lease.
+    /// The token with this id, revoked or not. `epoch` is the one of the caller's lease. Waits for a connection of `share`.
     ///
     /// # Errors
     ///
     /// See [`StoreError`]; of a server of another epoch [`StoreError::EpochChanged`].
-    pub async fn find_token(&self, id: Uuid, epoch: Option<Uuid>) -> Result<Option<StoredToken>, StoreError> {
-        let Some(row) = self.bounded(self.query_token(id)).await? else { return Ok(None) };
+    pub async fn find_token(
+        &self,
+        id: Uuid,
+        epoch: Option<Uuid>,
+        share: Share,
+    ) -> Result<Option<StoredToken>, StoreError> {
+        let Some(row) = self.bounded(self.query_token(id, share)).await? else { return Ok(None) };
         if self.lookups.backend() == DbBackend::Postgres {
             let server: Option<Uuid> = row.try_get_by_index(EPOCH_COLUMN)?;
             if server.is_none() || server != epoch {
@@ -78,7 +92,12 @@ impl Store {
         Ok(Some(found(id, &row)?))
     }
 
-    async fn query_token(&self, id: Uuid) -> Result<Option<QueryResult>, DbErr> {
+    async fn query_token(&self, id: Uuid, share: Share) -> Result<Option<QueryResult>, DbErr> {
+        let _permit = match share {
+            Share::All => None,
+            // The semaphore is never closed.
+            Share::Half => self.half_of_lookups.acquire().await.ok(),
+        };
         let (sql, system) = match self.lookups.backend() {
             DbBackend::Sqlite => (FIND, "sqlite"),
             _ => (FIND_ON_PRIMARY.as_str(), "postgresql"),

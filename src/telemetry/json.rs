@@ -63,8 +63,25 @@ impl Line {
     fn record(&mut self, field: &Field, value: Value) {
         // These fields say where an event of the crate `log` comes from. The line has its target already.
         if !field.name().starts_with("log.") {
+            let value = if field.name() == "backtrace" { value } else { bounded(value) };
             self.push(field.name(), value);
         }
+    }
+}
+
+/// The longest text in a line, in bytes, but for a backtrace. What callers send is quoted in short where it is logged;
+/// this holds for errors of libraries too.
+const MAX_TEXT: usize = 2 * 1024;
+
+/// Cuts a text that is too long.
+fn bounded(value: Value) -> Value {
+    match value {
+        Value::String(mut text) if text.len() > MAX_TEXT => {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+            text.push_str("...");
+            text.into()
+        }
+        short => short,
     }
 }
 
@@ -120,6 +137,29 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let output = Output::default();
+        let writer = output.clone();
+        let log = tracing_subscriber::fmt().event_format(Json).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(
+                error = "é".repeat(100_000),
+                backtrace = "x".repeat(10_000),
+                "{}",
+                "y".repeat(100_000)
+            );
+        });
+        let line: Value = serde_json::from_slice(&output.0.lock().unwrap()).unwrap();
+        for (field, expected) in [
+            ("error", "é".repeat(1024) + "..."),
+            ("message", "y".repeat(2048) + "..."),
+            ("backtrace", "x".repeat(10_000)),
+        ] {
+            assert_eq!(line[field], expected, "{field}");
         }
     }
 

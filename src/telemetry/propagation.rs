@@ -70,13 +70,21 @@ pub fn inject(carrier: &mut dyn Injector) {
     }
 }
 
+/// The longest `traceparent` or `tracestate` that is read, in bytes. W3C Trace Context asks that 512 be passed on. Every
+/// span of the call keeps what is read.
+const MAX_CONTEXT: usize = 512;
+
+fn fits(value: &str) -> bool {
+    value.len() <= MAX_CONTEXT
+}
+
 /// The headers of an HTTP request. The metadata of a gRPC call are such headers too.
 #[derive(Debug)]
 pub struct HttpHeaders<'a>(pub &'a HeaderMap);
 
 impl Extractor for HttpHeaders<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+        self.0.get(key)?.to_str().ok().filter(|value| fits(value))
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -98,7 +106,7 @@ impl NatsHeaders<'_> {
 
 impl Extractor for NatsHeaders<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.first(key)
+        self.first(key).filter(|value| fits(value))
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -108,4 +116,22 @@ impl Extractor for NatsHeaders<'_> {
 
 fn text(name: &async_nats::HeaderName) -> &str {
     name.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_that_is_too_long_is_ignored() {
+        for (length, is_read) in [(512, true), (513, false)] {
+            let value = "x".repeat(length);
+            let mut http = HeaderMap::new();
+            http.insert("tracestate", value.parse().unwrap());
+            assert_eq!(HttpHeaders(&http).get("tracestate").is_some(), is_read);
+            let mut nats = async_nats::HeaderMap::new();
+            nats.insert("tracestate", value.as_str());
+            assert_eq!(NatsHeaders(Some(&nats)).get("tracestate").is_some(), is_read);
+        }
+    }
 }

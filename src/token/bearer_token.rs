@@ -1,6 +1,7 @@
 //! The bearer token: `pat_<id>_<secret><checksum>`.
 //!
-//! The prefix shows people and secret scanners which service issued the token. The id finds the row. The secret
+//! The prefix shows people and secret scanners which service issued the token. The id finds the row; if there is a
+//! key ring, its last 32 bits show that it was issued (docs/decisions/0016-ids-that-vouch-for-themselves.md). The secret
 //! authenticates the caller. The checksum catches typing errors without a database query. One regular expression
 //! matches every token: `[a-z][a-z0-9]{1,15}_[0-9A-Za-z]{22}_[0-9A-Za-z]{49}`.
 

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, watch};
 use uuid::Uuid;
 
 use super::{
     RevocationTail,
     cache::{self, Ticket, VerifiedTokens},
+    cold_permits::ColdPermits,
     lease::Lease,
     replica_watch::ReplicaWatch,
     revocation_tail::TailCounters,
@@ -74,7 +75,7 @@ pub struct Authenticator {
     id: Uuid,
     poll_timeout: Duration,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
-    cold_permits: Semaphore,
+    permits: ColdPermits,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
 }
@@ -94,14 +95,14 @@ impl Authenticator {
         Self {
             replicas: Arc::new(ReplicaWatch::new(id, store.clone(), Arc::clone(&lease))),
             store,
-            verifier,
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             lease,
             tail: Arc::default(),
             id,
             poll_timeout: limits.poll_timeout,
+            permits: ColdPermits::new(limits.cold_lookups, verifier.can_vouch()),
+            verifier,
             in_flight: Mutex::default(),
-            cold_permits: Semaphore::new(limits.cold_lookups),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -225,8 +226,10 @@ impl Authenticator {
         digest: Digest,
         ticket: &Ticket,
     ) -> Result<Option<Authenticated>, LookupError> {
-        let _permit = self.cold_permits.try_acquire().map_err(|_| LookupError::Busy)?;
-        let Some(stored) = self.store.find_token(bearer.id(), self.lease.epoch()).await? else {
+        let permit =
+            self.permits.acquire(bearer.id(), |id| self.verifier.vouches_for(id)).ok_or(LookupError::Busy)?;
+        let Some(stored) = self.store.find_token(bearer.id(), self.lease.epoch(), permit.share()).await?
+        else {
             return Ok(None);
         };
         if !self.verify(bearer, &stored).await? {

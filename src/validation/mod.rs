@@ -1,6 +1,7 @@
 //! Authenticates bearer tokens: from the cache while the lease holds, otherwise from the database.
 
 mod cache;
+mod cold_permits;
 mod id_hash;
 mod last_used;
 mod lease;

@@ -11,7 +11,10 @@ use tonic::{
 };
 
 use super::middleware::{Answer, Middleware};
-use crate::grpc::{server::MAX_MESSAGE, status};
+use crate::{
+    grpc::{server::MAX_MESSAGE, status},
+    telemetry::excerpt,
+};
 
 /// Applies [`correct_status`] to the answer of each call.
 #[derive(Debug)]
@@ -44,6 +47,11 @@ fn corrected(original: &Status, limit: usize) -> Option<Status> {
     }
     match original.code() {
         Code::Internal => Some(undecodable(original.message())),
+        // It quotes the encoding in the request.
+        Code::Unimplemented => {
+            let message = excerpt(original.message());
+            Some(Status::with_metadata(Code::Unimplemented, message, original.metadata().clone()))
+        }
         Code::OutOfRange => Some(status::too_large(limit)),
         _ => None,
     }
