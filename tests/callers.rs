@@ -454,3 +454,39 @@ fn the_command_line_prepares_the_callers_file() {
         "{text}"
     );
 }
+
+/// Reads everything that the service has emitted, at the most talkative level.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_credential_of_a_caller_is_ever_emitted() {
+    let key = SigningKey::new("1");
+    let issuer = Issuer::start(&[&key]).await;
+    let (good, wrong) = (SharedSecret::new(), SharedSecret::new());
+    let callers = format!("{}user_claim = \"sub\"\n{}", issuer.entry(), good.entry("console", "manager", ""));
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("callers.toml"), callers).unwrap();
+    let settings = ["--callers", "callers.toml", "--log", "trace", "--log-format", "json"];
+    let process = Process::start(folder.path(), &settings);
+    let client = process.client().await;
+    let [jwt, expired] = [3_600, -3_600].map(|seconds: i64| {
+        let mut claims = issuer.claims("alice");
+        claims["exp"] = (issuer::now() as i64 + seconds).into();
+        key.sign(&claims)
+    });
+    let credentials = [&good.secret, &wrong.secret, &jwt, &expired];
+    for credential in credentials {
+        let list = ListTokensRequest { user_id: "alice".into(), ..Default::default() };
+        let _ = tokens_as(&client.channel, credential).list_tokens(list).await;
+        let header = format!("Bearer {credential}");
+        http::send(process.http_addr, "POST /events", &[("authorization", &header)], b"").await;
+    }
+    let metrics = client.metrics().await;
+    let emitted = process.stop().await + &metrics;
+    assert!(emitted.contains("a request was refused") && emitted.contains("no caller has this secret"));
+    for credential in credentials {
+        // The parts of a JWT, and a secret without its prefix.
+        for part in credential.split('.').map(|part| part.trim_start_matches("lkc_")) {
+            assert!(!emitted.contains(part), "{part}");
+        }
+    }
+    assert!(!emitted.contains(&good.hash), "the hash");
+}

@@ -110,8 +110,11 @@ async fn both_listeners_are_encrypted_and_nothing_else_is_accepted() {
     assert_eq!(service.list(None).await, Some(Code::Ok));
     let mut http = service.connect(&[&TLS13]).await.unwrap();
     assert_eq!(ask(&mut http).await, "HTTP/1.1 404 Not Found");
-    // The admin listener is for the network of the operators.
+    // The admin listener is for the network of the operators, and `latchkey health` asks it.
     assert!(service.process.admin_is_alive().await);
+    let admin = service.process.admin_addr.to_string();
+    let health = latchkey::run(["health", "--tls-cert", "tls.crt", "--admin-addr", &admin], "");
+    assert_eq!(String::from_utf8(health.stdout).unwrap(), format!("{admin} is serving\n"));
     assert!(service.connect(&[&TLS12]).await.is_err(), "TLS 1.2 is not accepted");
     let plain = Endpoint::from_shared(format!("http://{}", service.process.grpc_addr)).unwrap();
     let answer = match plain.connect().await {

@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    body::Body,
+    http::{StatusCode, Uri},
+};
 use clap::Args;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -23,6 +28,15 @@ pub struct HealthCommand {
     #[arg(long, visible_alias = "addr", env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS",
         default_value = config::GRPC_ADDR)]
     grpc_addr: SocketAddr,
+
+    /// Address of the service's admin listener, which is asked instead if the service has TLS: a check from this machine has
+    /// no certificate.
+    #[arg(long, env = "LATCHKEY_ADMIN_ADDR", value_name = "ADDRESS", default_value = config::ADMIN_ADDR)]
+    admin_addr: SocketAddr,
+
+    /// The service's certificate: if it is set, the service has TLS.
+    #[arg(long, env = "LATCHKEY_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
 
     /// TOML file of the service.
     #[arg(long, env = "LATCHKEY_CONFIG", value_name = "FILE")]
@@ -40,8 +54,10 @@ impl HealthCommand {
 
     /// Reports the service's health in one line. Only a "serving" in time is a success.
     pub async fn run(self) -> Report {
-        let addr = reachable(self.grpc_addr);
-        let (success, text) = match tokio::time::timeout(BOUND, ask(addr)).await {
+        let has_tls = self.tls_cert.is_some();
+        let addr = reachable(if has_tls { self.admin_addr } else { self.grpc_addr });
+        let asked = async { if has_tls { ask_admin(addr).await } else { ask(addr).await } };
+        let (success, text) = match tokio::time::timeout(BOUND, asked).await {
             Ok(Ok(ServingStatus::Serving)) => (true, format!("{addr} is serving\n")),
             Ok(Ok(status)) => (false, format!("{addr} is not serving: {}\n", status.as_str_name())),
             Ok(Err(error)) => (false, format!("{addr} gives no answer: {error}\n")),
@@ -67,6 +83,18 @@ async fn ask(addr: SocketAddr) -> Result<ServingStatus, String> {
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     // The code alone: the message may span several lines.
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code().to_string())
+}
+
+/// Returns the same from the admin listener.
+async fn ask_admin(addr: SocketAddr) -> Result<ServingStatus, String> {
+    let url = format!("http://{addr}/readyz").parse::<Uri>().map_err(|error| error.to_string())?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let answer = client.get(url).await.map_err(|error| innermost(&error))?;
+    match answer.status() {
+        StatusCode::OK => Ok(ServingStatus::Serving),
+        StatusCode::SERVICE_UNAVAILABLE => Ok(ServingStatus::NotServing),
+        other => Err(format!("the answer is {other}")),
+    }
 }
 
 async fn connect(addr: SocketAddr) -> Result<Channel, tonic::transport::Error> {

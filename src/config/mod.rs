@@ -17,5 +17,5 @@ pub use self::{
 };
 pub(crate) use self::{
     database::DATA_DIR,
-    serve::{GRPC_ADDR, KEY_RING},
+    serve::{ADMIN_ADDR, GRPC_ADDR, KEY_RING},
 };

@@ -9,7 +9,7 @@ use axum::{
     http::Method,
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioTimer, service::TowerToHyperService};
@@ -109,12 +109,18 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
         permits: Arc::new(Semaphore::new(limits.concurrent_requests)),
         timeout: limits.request_timeout,
     };
-    Router::new()
-        .route("/events", post(account_events::receive))
+    let router =
+        routes().into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method));
+    router
         .layer(from_fn_with_state(bounds, shed_load))
         .layer(AdmitLayer { callers: Arc::clone(&state.callers), refuse })
         .layer(from_fn(trace))
         .with_state(state)
+}
+
+/// Returns the routes that callers reach.
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 1] {
+    [("/events", post(account_events::receive))]
 }
 
 /// Returns the routes of the admin listener, which callers do not reach. Unbounded: these never wait, and are needed most
@@ -183,4 +189,17 @@ async fn trace(route: Option<MatchedPath>, request: Request, next: Next) -> Resp
         span.record("otel.status_code", "ERROR");
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::POLICY;
+
+    #[test]
+    fn every_route_is_in_the_policy() {
+        for (path, _) in routes() {
+            assert!(POLICY.iter().any(|entry| entry.name == path), "{path} is not in the policy");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use tonic::{
 /// A shared secret.
 pub struct SharedSecret {
     pub secret: String,
-    hash: String,
+    pub hash: String,
 }
 
 impl SharedSecret {
