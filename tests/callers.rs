@@ -21,8 +21,9 @@ use crate::support::{
     caller::{SharedSecret, tokens_as, with_bearer, write},
     client::create_request,
     http,
-    issuer::{Issuer, SigningKey},
-    latchkey, on_both_databases,
+    issuer::{self, Issuer, SigningKey},
+    latchkey::{self, Process},
+    on_both_databases,
     status::reason,
     tools, until,
 };

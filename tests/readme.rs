@@ -65,9 +65,9 @@ async fn the_first_lines_work_again_when_they_are_pasted_again() {
 }
 
 #[test]
-fn the_first_screen_says_that_callers_are_not_authenticated() {
+fn the_first_screen_says_who_may_do_what_without_configuration() {
     let first_screen: String = README.lines().take(25).collect();
-    assert!(first_screen.contains("Callers are not authenticated yet"));
+    assert!(first_screen.contains("Without configuration, everyone who reaches it may do everything"));
 }
 
 #[tokio::test]

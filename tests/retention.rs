@@ -225,7 +225,7 @@ async fn rows_are_purged_in_batches_of_500() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_go_on_while_very_many_rows_are_purged(database: Database) {
     const ROWS: usize = 20_000;
-    let settings = ["--database-timeout", "1s"];
+    let settings = ["--database-timeout", "1s", "--max-creations-per-user", "1000000"];
     let app = App::start_with_clock_and(database, manual_clock(), &settings).await;
     give_old_rows(&app, ROWS).await;
     let purging = tokio::spawn(purge_twice(purger(&app)));

@@ -17,6 +17,7 @@ use crate::support::{
     App, Client,
     Database::{self, Postgres},
     app::{START_SECONDS, manual_clock},
+    certificates::private_file,
     client::create_request,
     on_both_databases, soon,
     status::{details, reason, violations},
@@ -298,9 +299,8 @@ async fn a_use_or_deletion_that_is_committed_meanwhile_is_seen(#[case] column: &
 #[tokio::test]
 async fn a_late_tag_of_the_replaced_secret_is_not_stored(database: Database) {
     let folder = tempfile::tempdir().unwrap();
-    let ring = folder.path().join("ring.toml");
-    std::fs::write(&ring, format!("primary = \"k\"\n[keys]\nk = \"{}\"\n", BASE64_STANDARD.encode([7; 32])))
-        .unwrap();
+    let ring = format!("primary = \"k\"\n[keys]\nk = \"{}\"\n", BASE64_STANDARD.encode([7; 32]));
+    let ring = private_file(folder.path(), "ring.toml", &ring);
     let app = App::start_with(database, &["--key-ring", ring.to_str().unwrap()]).await;
     let first = app.create_with(request("alice", "one")).await.unwrap();
     let limits = PoolLimits { connections: 1, timeout: Duration::from_secs(20) };
