@@ -10,6 +10,7 @@ use tonic::Code;
 use crate::support::{
     App, Client, Database,
     app::FREE_PORTS,
+    database,
     latchkey::{self, Process},
     postgres::{Options, Postgres},
     proxy::Proxy,
@@ -206,7 +207,7 @@ async fn the_addresses_are_bound_before_anything_is_created(
 
 /// Makes each COMMIT wait for a standby that does not exist, or lets it go on.
 async fn hold_commits(postgres: &Postgres, hold: bool) {
-    let admin = sea_orm::Database::connect(postgres.url("postgres")).await.unwrap();
+    let admin = database::connect(postgres.url("postgres")).await;
     let standbys = if hold { "absent" } else { "" };
     for sql in [
         "SET synchronous_commit = local".to_owned(),
@@ -243,7 +244,7 @@ async fn the_log_says_of_a_revocation_what_is_known() {
         client.delete_within(Duration::from_millis(300), "alice", id).await.unwrap_err();
     };
     let waiting = async || {
-        let admin = sea_orm::Database::connect(postgres.url("postgres")).await.unwrap();
+        let admin = database::connect(postgres.url("postgres")).await;
         until("a COMMIT that waits", || async {
             let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
             let row = admin.query_one_raw(Statement::from_string(DbBackend::Postgres, count)).await.unwrap();

@@ -1,20 +1,17 @@
 use std::time::Duration;
 
 use latchkey::proto::latchkey::{DeleteTokenRequest, invalid::Reason};
-use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tonic::Code;
 
 use crate::support::{
     App,
+    database::connect,
     postgres::{Options, Postgres},
     proxy::Proxy,
     standby::Standby,
     until,
 };
-
-async fn connect(url: &str) -> DatabaseConnection {
-    Database::connect(url).await.unwrap()
-}
 
 /// A standby may lack revocations, however up to date it claims to be, so nothing is answered from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tonic::Code;
 
 use crate::support::{
-    App, Database,
+    App, Database, database,
     latchkey::{self, FAILURE},
     on_both_databases,
 };
@@ -39,7 +39,7 @@ async fn connect(url: &str) -> DatabaseConnection {
         Database::Sqlite => format!("{url}?mode=rwc"),
         Database::Postgres => url.to_owned(),
     };
-    sea_orm::Database::connect(url).await.unwrap()
+    database::connect(url).await
 }
 
 /// Creates, uses and deletes a token, and deletes an account.

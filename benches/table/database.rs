@@ -48,9 +48,7 @@ impl Database {
 
     /// Connects to the database apart from the service.
     pub async fn connect(&self) -> DatabaseConnection {
-        let mut options = sea_orm::ConnectOptions::new(&self.url);
-        options.max_connections(1).sqlx_logging(false);
-        sea_orm::Database::connect(options).await.unwrap()
+        super::support::database::connect(&self.url).await
     }
 
     /// Inserts a user with so many tokens, which nobody can use.

@@ -12,6 +12,14 @@ use super::{PoolLimits, reachability::Reachability};
 /// A connection that was idle for longer is pinged before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
+/// A connection that was idle for longer, or is older, is closed instead of being used.
+///
+/// sqlx has a task that does this, but not safely: it loops as often as a counter of idle connections says, and that counter
+/// is below zero for a moment when a connection is taken while another thread returns it. The task then loops 2^64 times
+/// (seen: a thread at 100 % for good). So that task is switched off, and this is checked when a connection is taken.
+const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+
 /// How many connections a pool has, by state.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolState {
@@ -27,8 +35,8 @@ pub struct PoolState {
 
 impl PoolState {
     pub(super) fn of<D: Database>(name: &'static str, pool: &Pool<D>) -> Self {
-        let idle = pool.num_idle();
-        // The two numbers are read one after the other and may not match.
+        // The counter of idle connections may be below zero for a moment, and the two numbers may not match.
+        let idle = isize::try_from(pool.num_idle()).map_or(0, isize::unsigned_abs);
         let used = (pool.size() as usize).saturating_sub(idle);
         Self { name, used, idle, max: pool.options().get_max_connections() }
     }
@@ -76,10 +84,12 @@ pub(super) fn postgres_lookups(
         .max_connections(limits.connections)
         .acquire_timeout(limits.timeout)
         .test_before_acquire(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
         .before_acquire(move |connection: &mut PgConnection, idle| {
             let outlived_an_outage = reachability.had_outage_within(idle.age);
             Box::pin(async move {
-                if outlived_an_outage {
+                if outlived_an_outage || idle.age > MAX_AGE || idle.idle_for > MAX_IDLE {
                     return Ok(false);
                 }
                 if idle.idle_for > TRUSTED_IDLE {

@@ -7,7 +7,7 @@ use latchkey::{clock::Clock, config::Config, server::Server};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, QueryResult, Statement};
 use tempfile::TempDir;
 
-use super::{Client, Database, certificates, soon};
+use super::{Client, Database, certificates, database, soon};
 
 /// Makes a hash cost next to nothing: the tests are about what is hashed and when, not about how strongly.
 pub const CHEAP_ARGON2: [&str; 4] = ["--argon2-memory-kib", "8", "--argon2-iterations", "1"];
@@ -125,9 +125,7 @@ impl App {
 
     /// Connects to the database apart from the service, once, so that a transaction can be held open.
     pub async fn database(&self) -> DatabaseConnection {
-        let mut options = sea_orm::ConnectOptions::new(&self.url);
-        options.max_connections(1).sqlx_logging(false);
-        sea_orm::Database::connect(options).await.unwrap()
+        database::connect(&self.url).await
     }
 
     /// Runs a statement on the database.

@@ -2,9 +2,20 @@
 
 use std::path::Path;
 
+use sea_orm::{ConnectOptions, DatabaseConnection};
 use tempfile::TempDir;
 
 use super::postgres::Postgres;
+
+/// Connects to the database at `url` apart from the service.
+pub async fn connect(url: impl Into<String>) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(url);
+    options.sqlx_logging(false);
+    // sqlx's task that closes old connections can loop forever: src/store/pool.rs says why.
+    options.idle_timeout(None).max_lifetime(None);
+    // One, so that a transaction can be held open.
+    sea_orm::Database::connect(options.max_connections(1).to_owned()).await.unwrap()
+}
 
 /// The database that a test runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use std::{
     },
 };
 
-use sea_orm::{ConnectionTrait as _, Database};
+use sea_orm::ConnectionTrait as _;
 use tempfile::TempDir;
 
-use super::{guarded_process::GuardedProcess, tools};
+use super::{database, guarded_process::GuardedProcess, tools};
 
 /// More than all tests that run at once use.
 const CONNECTIONS: u32 = 400;
@@ -127,7 +127,7 @@ impl Postgres {
     /// The URL of a new, empty database.
     pub async fn create_database(&self) -> String {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        let admin = Database::connect(self.url("postgres")).await.unwrap();
+        let admin = database::connect(self.url("postgres")).await;
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         admin.close().await.unwrap();
         self.url(&name)

@@ -2,10 +2,10 @@
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
-use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
-use super::{guarded_process::GuardedProcess, postgres, tools, until};
+use super::{database, guarded_process::GuardedProcess, postgres, tools, until};
 
 /// A server that follows a primary by streaming replication until it is promoted.
 pub struct Standby {
@@ -84,6 +84,6 @@ impl Standby {
     }
 
     async fn admin(&self) -> DatabaseConnection {
-        Database::connect(self.url("/postgres")).await.unwrap()
+        database::connect(self.url("/postgres")).await
     }
 }
