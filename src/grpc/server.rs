@@ -2,11 +2,8 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use hyper::{body::Incoming, server::conn::http2};
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -20,6 +17,7 @@ use tower::{Layer as _, Service, ServiceBuilder};
 
 use super::{
     audit_service::AuditHandler,
+    connection_service::ConnectionService,
     layers::{self, Chain, Direct, MiddlewareLayer},
     status,
     token_service::TokenHandler,
@@ -27,7 +25,7 @@ use super::{
 };
 use crate::{
     caller::{AdmitLayer, Callers, Refusal},
-    listener::{self, Connection, Listener},
+    listener::{self, Listener},
     proto::{
         DESCRIPTORS,
         latchkey::{
@@ -106,7 +104,7 @@ pub(crate) async fn serve(
     let unsent = UnsentTotal::default();
     let others = other_services(&services, unsent.clone(), limits);
     let service = Direct(token_service(&services, unsent, limits)).layer(others);
-    let service_of = admit.layer(receive.layer(service));
+    let service = admit.layer(receive.layer(service));
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -118,13 +116,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
-    let connection = move |io, connection: Arc<Connection>| {
-        let service = ServiceBuilder::new().map_request(move |mut call: Request<Incoming>| {
-            call.extensions_mut().insert(Arc::clone(&connection));
-            call
-        });
-        http.serve_connection(io, TowerToHyperService::new(service.service(service_of.clone())))
-    };
+    let connection =
+        move |io, connection| http.serve_connection(io, ConnectionService::new(service.clone(), connection));
     listener::serve(tcp, listener, connection, stop).await;
 }
 

@@ -110,6 +110,7 @@ async fn run<C: GracefulConnection>(watcher: Watcher, serving: C, connection: &C
         }
     };
     tokio::select! {
+        biased;
         _ = &mut serving => {}
         () = stalled => tracing::debug!(peer = %connection.peer.addr, "a connection was closed: its peer takes no answers"),
     }

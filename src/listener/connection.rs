@@ -42,10 +42,10 @@ impl Connection {
     }
 
     /// Begins an answer.
-    pub fn begin(self: &Arc<Self>) -> Unsent {
+    pub fn begin(self: Arc<Self>) -> Unsent {
         let tick = usize::from(self.tick.load(Ordering::Relaxed));
         self.unsent[tick].fetch_add(1, Ordering::Relaxed);
-        Unsent { connection: Arc::clone(self), tick }
+        Unsent { connection: self, tick }
     }
 
     /// Ends a tick. Returns whether the peer has taken nothing of a write, or not all of an answer, for a whole tick or
@@ -80,11 +80,11 @@ mod tests {
         let connection = connection();
         let mut done = 0;
         for _ in 0..10 {
-            let sent = connection.begin();
+            let sent = Arc::clone(&connection).begin();
             assert!(!connection.ends_a_tick(&mut done));
             drop(sent);
         }
-        let _unsent = connection.begin();
+        let _unsent = Arc::clone(&connection).begin();
         assert!(!connection.ends_a_tick(&mut done));
         assert!(connection.ends_a_tick(&mut done));
     }

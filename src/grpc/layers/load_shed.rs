@@ -31,12 +31,12 @@ impl LoadShed {
 }
 
 impl Middleware for LoadShed {
-    fn call<B, N, F>(&self, request: Request<B>, next: N) -> impl Future<Output = Answer> + Send + 'static
+    fn call<B, N, F>(&self, mut request: Request<B>, next: N) -> impl Future<Output = Answer> + Send + 'static
     where
         N: FnOnce(Request<B>) -> F,
         F: Future<Output = Answer> + Send + 'static,
     {
-        let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let connection = request.extensions_mut().remove::<Arc<Connection>>();
         let is_validation = request.uri().path().ends_with(VALIDATION);
         let permit = Arc::clone(if is_validation { &self.validations } else { &self.others });
         // Counts the clone in `self` too, so this is the number of calls in flight without this one. Cloned first: of
@@ -46,7 +46,7 @@ impl Middleware for LoadShed {
         }
         Either::Left(next(request).map(move |answer| {
             answer.map(|mut response| {
-                let unsent = connection.as_ref().map(Connection::begin);
+                let unsent = connection.map(Connection::begin);
                 let bytes = response.extensions_mut().remove();
                 response.map(|body| HeldBody::hold(body, permit, unsent, bytes))
             })
