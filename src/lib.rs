@@ -10,6 +10,7 @@
 //! | | [`config`] | the settings |
 //! | transports | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
 //! | | [`http`] | `POST /events`, metrics, liveness and readiness, the list of replicas |
+//! | | `gateway` | `/verify`, for API gateways that ask over HTTP |
 //! | | [`nats`] | the subscriber to account events on NATS JetStream, and their replay |
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
+mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod listener;

@@ -103,7 +103,9 @@ async fn grpcurl_shows_the_details_of_errors() {
         grpcurl_error(&app, "CreateToken", r#"{"user_id": "alice", "name": "two"}"#),
         &[r#""@type":"type.googleapis.com/google.rpc.QuotaFailure""#, r#""subject":"live tokens of a user""#],
     );
-    let overloaded = App::start_with(Sqlite, &["--max-concurrent-requests", "1"]).await;
+    let patient = ["--database-timeout", "30s", "--request-timeout", "30s"];
+    let settings = [&["--max-concurrent-requests", "1"][..], &patient].concat();
+    let overloaded = App::start_with(Sqlite, &settings).await;
     // A creation that waits for a lock holds the only permit.
     let lock = overloaded.lock_user("bob").await;
     let client = overloaded.client.clone();

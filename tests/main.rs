@@ -50,6 +50,8 @@ mod failover;
 mod first_start;
 /// A flood of made-up tokens does not keep real ones from being looked up.
 mod floods;
+/// `/verify` and the gateways that ask it let only good tokens through.
+mod forward_auth;
 /// What was acknowledged is committed, also on a full or broken disk.
 mod full_disk;
 /// `latchkey health`: exit status 0 for a service that serves, 1 for any other.

@@ -101,7 +101,7 @@ impl Callers {
                 _ => Err(Refusal::NotAllowed(NotAllowed::Call)),
             }
         };
-        let credentials = match credentials(headers) {
+        let credentials = match credentials(headers, &policy::credential_header(endpoint)) {
             Ok(credentials) => credentials,
             Err(reason) => return self.now(endpoint, peer, decide(Outcome::Failed(reason))),
         };

@@ -1,6 +1,6 @@
 //! The credentials in a request's Authorization header.
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
+use axum::http::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
 
@@ -27,13 +27,16 @@ impl std::fmt::Debug for Bearer<'_> {
     }
 }
 
-/// Returns the credentials of a request.
+/// Returns the credentials in a header of a request.
 ///
 /// # Errors
 ///
 /// What is wrong with them: a text without anything of the header.
-pub(super) fn credentials(headers: &HeaderMap) -> Result<Credentials<'_>, &'static str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
+pub(super) fn credentials<'a>(
+    headers: &'a HeaderMap,
+    header: &HeaderName,
+) -> Result<Credentials<'a>, &'static str> {
+    let mut values = headers.get_all(header).iter();
     let Some(value) = values.next() else { return Ok(Credentials::None) };
     if values.next().is_some() {
         return Err("the request has more than one Authorization header");
@@ -61,6 +64,8 @@ pub(super) fn credentials(headers: &HeaderMap) -> Result<Credentials<'_>, &'stat
 mod tests {
     use secrecy::ExposeSecret as _;
 
+    use axum::http::header::AUTHORIZATION;
+
     use super::*;
 
     fn of(values: &[&str]) -> HeaderMap {
@@ -69,10 +74,15 @@ mod tests {
 
     #[test]
     fn both_schemes_are_read_in_any_case_and_nothing_else() {
-        assert!(matches!(credentials(&HeaderMap::new()), Ok(Credentials::None)));
-        assert!(matches!(credentials(&of(&["bEARER  abc"])), Ok(Credentials::Bearer(Bearer("abc")))));
+        assert!(matches!(credentials(&HeaderMap::new(), &AUTHORIZATION), Ok(Credentials::None)));
+        assert!(matches!(
+            credentials(&of(&["bEARER  abc"]), &AUTHORIZATION),
+            Ok(Credentials::Bearer(Bearer("abc")))
+        ));
         let headers = of(&["basic Y2k6aHVudGVyMjp4"]);
-        let Ok(basic @ Credentials::Basic { .. }) = credentials(&headers) else { panic!("not basic") };
+        let Ok(basic @ Credentials::Basic { .. }) = credentials(&headers, &AUTHORIZATION) else {
+            panic!("not basic")
+        };
         assert!(!format!("{basic:?}").contains("hunter2"));
         let Credentials::Basic { name, secret } = basic else { unreachable!() };
         assert_eq!((name.as_str(), secret.expose_secret()), ("ci", "hunter2:x"));
@@ -86,7 +96,7 @@ mod tests {
             &["Basic !"],
             &["Basic Y2k="],
         ] {
-            credentials(&of(bad)).unwrap_err();
+            credentials(&of(bad), &AUTHORIZATION).unwrap_err();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What each kind of caller may do: one table, deny by default.
 
+use axum::http::{HeaderName, header::AUTHORIZATION};
 use serde::Deserialize;
 
 /// What a caller of the callers file may do.
@@ -47,7 +48,7 @@ pub enum Access {
 /// An RPC or an HTTP route, and who may use it.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint {
-    /// The path of its requests.
+    /// The path of its requests; `*` at the end stands for everything that may follow.
     pub name: &'static str,
     /// Who may use it.
     pub access: Access,
@@ -63,6 +64,8 @@ pub const POLICY: &[Endpoint] = &[
     endpoint("/latchkey.v1.TokenService/ListTokens", Access::OnlyAndSelf(Role::Manager)),
     endpoint("/latchkey.v1.TokenService/DeleteToken", Access::OnlyAndSelf(Role::Manager)),
     endpoint("/latchkey.v1.AuditService/ListEvents", Access::Only(Role::Admin)),
+    endpoint("/verify", Access::Only(Role::Validator)),
+    endpoint("/verify/*", Access::Only(Role::Validator)),
     endpoint("/events", Access::Only(Role::Publisher)),
     endpoint("/grpc.health.v1.Health/Check", Access::Everyone),
     endpoint("/grpc.health.v1.Health/Watch", Access::Everyone),
@@ -76,8 +79,18 @@ const fn endpoint(name: &'static str, access: Access) -> Endpoint {
 
 /// Returns who may use an endpoint; `None` for one that does not exist, which nobody may.
 pub(super) fn access(endpoint: &str) -> Option<Access> {
-    POLICY.iter().find(|entry| entry.name == endpoint).map(|entry| entry.access)
+    let is = |name: &str| {
+        name == endpoint || name.strip_suffix('*').is_some_and(|begin| endpoint.starts_with(begin))
+    };
+    POLICY.iter().find(|entry| is(entry.name)).map(|entry| entry.access)
 }
+
+/// Returns the header with a caller's credential: at `/verify` the usual one is that of the request which is verified.
+pub(super) fn credential_header(endpoint: &str) -> HeaderName {
+    if endpoint.starts_with("/verify") { VERIFY_CREDENTIAL } else { AUTHORIZATION }
+}
+
+const VERIFY_CREDENTIAL: HeaderName = HeaderName::from_static("x-latchkey-authorization");
 
 /// Returns the table of POLICY in Markdown, for docs/security.md.
 pub fn table() -> String {

@@ -8,6 +8,7 @@ pub mod client;
 pub mod database;
 pub mod disk;
 pub mod dns;
+pub mod gateway;
 pub mod guarded_process;
 pub mod health;
 pub mod helm;

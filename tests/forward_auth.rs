@@ -1,0 +1,145 @@
+//! `/verify` alone, and behind real gateways that are started from the files in examples/gateways/.
+
+use rstest::rstest;
+
+use crate::support::{
+    App,
+    Database::Sqlite,
+    gateway::{Gateway, Kind, arrived},
+    http,
+};
+
+const IDENTITY: [&str; 3] = ["x-latchkey-user-id", "x-latchkey-token-id", "x-latchkey-scopes"];
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+async fn issue(app: &App, user: &str, scopes: &[&str]) -> (String, String) {
+    let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+    let request = latchkey::proto::latchkey::CreateTokenRequest {
+        scopes,
+        ..crate::support::client::create_request(user, "token")
+    };
+    let created = app.create_with(request).await.unwrap();
+    (created.token.unwrap().id, created.secret)
+}
+
+#[tokio::test]
+async fn verify_answers_each_token_with_its_status_and_all_identity_headers() {
+    let app = App::start(Sqlite).await;
+    let (id, secret) = issue(&app, "älice", &["read", "write"]).await;
+    let (_, bare) = issue(&app, "bob", &[]).await;
+    let (gone_id, gone) = issue(&app, "carol", &[]).await;
+    app.delete("carol", &gone_id).await.unwrap();
+    let good = format!("Bearer {secret}");
+    let verify = async |path: &str, tokens: &[&str]| {
+        let headers: Vec<_> = tokens.iter().map(|token| ("authorization", *token)).collect();
+        let (status, head, body) = http::send(app.http_addr, path, &headers, b"").await;
+        let identity = IDENTITY.map(|name| header(&head, name).map(str::trim).map(str::to_owned));
+        assert!(identity.iter().all(Option::is_some), "{head}");
+        assert_eq!(header(&head, "cache-control"), Some("no-store"));
+        assert_eq!(body, "");
+        let challenge = header(&head, "www-authenticate").unwrap_or_default().to_owned();
+        (status, identity.map(Option::unwrap), challenge)
+    };
+    for path in ["GET /verify", "POST /verify/any/path?x=1", "DELETE /verify?scope=read&scope=write"] {
+        let (status, identity, challenge) = verify(path, &[&good]).await;
+        let expected = ["älice", &id, "read write"].map(str::to_owned);
+        assert_eq!((status, identity, challenge.as_str()), (200, expected, ""), "{path}");
+    }
+    let empty = || ["", "", ""].map(str::to_owned);
+    assert_eq!(verify("GET /verify", &[]).await, (401, empty(), "bearer".into()));
+    for tokens in [
+        &["Bearer nonsense"][..],
+        &[&format!("Bearer {gone}")],
+        &[&good, &good],
+        &[&format!("{good}, {good}")],
+        &["Basic YTpi"],
+    ] {
+        let refused = (401, empty(), "bearer error=\"invalid_token\"".into());
+        assert_eq!(verify("GET /verify", tokens).await, refused, "{tokens:?}");
+    }
+    // A token in the query is not taken.
+    assert_eq!(verify(&format!("GET /verify?access_token={secret}"), &[]).await.0, 401);
+    let (status, identity, challenge) = verify("GET /verify?scope=write", &[&format!("Bearer {bare}")]).await;
+    assert_eq!((status, identity), (403, empty()));
+    assert_eq!(challenge, "bearer error=\"insufficient_scope\", scope=\"write\"");
+    let (status, ..) =
+        http::send(app.http_addr, "GET /verify?scope=NOT%20A+SCOPE!", &[("authorization", &good)], b"").await;
+    assert_eq!(status, 400);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
+    #[values(Kind::Nginx, Kind::Caddy, Kind::Traefik)] kind: Kind,
+) {
+    let app = App::start(Sqlite).await;
+    let (id, secret) = issue(&app, "alice", &["read"]).await;
+    let (_, writer) = issue(&app, "writer", &["write"]).await;
+    let (_, leaver) = issue(&app, "leaver", &[]).await;
+    let gateway = Gateway::start(kind, app.http_addr).await;
+    let send = async |path: &str, headers: &[(&str, &str)], body: &[u8]| {
+        http::send(gateway.addr, path, headers, body).await
+    };
+    let bearer = |secret: &str| format!("Bearer {secret}");
+    let (good, writer, leaver) = (bearer(&secret), bearer(&writer), bearer(&leaver));
+
+    // Forged identity headers, in every spelling, are overwritten or removed.
+    let forged = [
+        ("authorization", good.as_str()),
+        ("X-Latchkey-User-Id", "mallory"),
+        ("x-latchkey-token-id", "mallory"),
+        ("X_Latchkey_User_Id", "mallory"),
+        ("x_latchkey_scopes", "mallory"),
+        ("X-Latchkey-Scopes", "mallory"),
+    ];
+    let (status, _, body) = send("GET /items", &forged, b"").await;
+    let headers = arrived(&body).unwrap_or_else(|| panic!("{status}: {body}"));
+    let expected = ["alice", &id, "read"];
+    for (name, expected) in IDENTITY.into_iter().zip(expected) {
+        assert_eq!(headers.get(name).map(String::as_str), Some(expected), "{kind:?} {headers:?}");
+    }
+    assert!(!body.contains("mallory"), "{kind:?} {body}");
+
+    // A large body arrives whole.
+    let (_, _, body) = send("POST /items", &[("authorization", &good)], &[b'x'; 1 << 20]).await;
+    assert_eq!(arrived(&body).unwrap()["length"], (1 << 20).to_string());
+
+    let double = [("authorization", good.as_str()), ("authorization", good.as_str())];
+    let in_query = format!("GET /items?access_token={secret}");
+    for (path, headers) in [
+        ("GET /items", &[][..]),
+        ("GET /items", &[("authorization", "Bearer nonsense")]),
+        ("GET /items", &double),
+        (&in_query, &[]),
+    ] {
+        let (status, head, body) = send(path, headers, b"").await;
+        // nginx itself refuses a second Authorization header with 400.
+        assert!(
+            matches!(status, 400 | 401) && arrived(&body).is_none(),
+            "{kind:?} {path} {headers:?}: {status} {body}"
+        );
+        assert!(status == 400 || head.contains("www-authenticate: bearer"), "{kind:?} {head}");
+    }
+    let (status, _, body) = send("POST /write/items", &[("authorization", &good)], b"x").await;
+    assert!(status == 403 && arrived(&body).is_none(), "{kind:?} {status} {body}");
+    let (_, _, body) = send("POST /write/items", &[("authorization", &writer)], b"x").await;
+    assert_eq!(arrived(&body).unwrap()[IDENTITY[0]], "writer");
+
+    // A revocation holds for the next request.
+    assert!(arrived(&send("GET /items", &[("authorization", &leaver)], b"").await.2).is_some());
+    app.delete("alice", &id).await.unwrap();
+    app.delete_user("leaver").await;
+    for token in [&good, &leaver] {
+        let (status, _, body) = send("GET /items", &[("authorization", token)], b"").await;
+        assert!(status == 401 && arrived(&body).is_none(), "{kind:?} {status} {body}");
+    }
+
+    // Without Latchkey nothing gets through.
+    app.server.stopper().cancel();
+    crate::support::soon("the stop", app.server.ended()).await.unwrap();
+    let (status, _, body) = send("GET /items", &[("authorization", &writer)], b"").await;
+    assert!(status >= 500 && arrived(&body).is_none(), "{kind:?} {status} {body}");
+}
