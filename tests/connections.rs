@@ -221,10 +221,15 @@ async fn answers_that_are_never_read_take_little_memory_and_end() {
 }
 
 #[tokio::test]
-async fn the_health_service_takes_small_messages_only() {
+async fn health_and_reflection_take_small_messages_only() {
     let app = App::start(Sqlite).await;
     let http2 = RawHttp2::connect(app.grpc_addr).await;
-    for path in ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"] {
+    for (path, limit) in [
+        ("/grpc.health.v1.Health/Check", "4096"),
+        ("/grpc.health.v1.Health/Watch", "4096"),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "512"),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "512"),
+    ] {
         let mut send = http2.send.clone().ready().await.unwrap();
         let request = Request::post(format!("http://test{path}"))
             .header("content-type", "application/grpc")
@@ -242,7 +247,7 @@ async fn the_health_service_takes_small_messages_only() {
         }
         // RESOURCE_EXHAUSTED.
         assert_eq!(headers["grpc-status"], "8", "{path}");
-        assert!(headers["grpc-message"].to_str().unwrap().contains("4096"), "{path}: {headers:?}");
+        assert!(headers["grpc-message"].to_str().unwrap().contains(limit), "{path}: {headers:?}");
     }
     let (status, ..) = http::send(app.admin_addr, "GET /livez", &[], b"").await;
     assert_eq!(status, 200);

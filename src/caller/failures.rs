@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,12 +18,16 @@ use crate::listener::network;
 const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// Addresses that are remembered; with more, those that have not failed lately are dropped.
 const ADDRESSES: usize = 10_000;
+/// Wrong credentials between two looks at whether there are more.
+const CLEAN_EVERY: usize = 1_024;
 
 /// Limits the wrong credentials of each address.
 pub(super) struct Failures {
     limiter: DefaultKeyedRateLimiter<IpAddr>,
     /// Until when an address may not try costly credentials.
     blocked: quick_cache::sync::Cache<IpAddr, Instant>,
+    /// Wrong credentials so far.
+    notes: AtomicUsize,
 }
 
 impl std::fmt::Debug for Failures {
@@ -36,6 +41,7 @@ impl Default for Failures {
         Self {
             limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(FAILURES_A_MINUTE)),
             blocked: quick_cache::sync::Cache::new(ADDRESSES),
+            notes: AtomicUsize::new(0),
         }
     }
 }
@@ -48,7 +54,9 @@ impl Failures {
 
     /// Notes a wrong credential. Returns how long to wait before the next, if there were too many.
     pub(super) fn note(&self, address: IpAddr) -> Option<Duration> {
-        if self.limiter.len() > ADDRESSES {
+        // Looking at all of them each time would let many addresses use up the processor.
+        let notes = self.notes.fetch_add(1, Ordering::Relaxed);
+        if notes.is_multiple_of(CLEAN_EVERY) && self.limiter.len() > ADDRESSES {
             self.limiter.retain_recent();
         }
         let address = network(address);

@@ -68,7 +68,7 @@ pub(crate) struct Services {
 /// Maximum size of a request message, in bytes: ten times what the largest well-formed request needs.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// Maximum size of a request to reflection, in bytes. It asks for a name, and an error repeats that name.
-const MAX_REFLECTION: usize = 512;
+pub(super) const MAX_REFLECTION: usize = 512;
 /// Maximum size of a request's headers, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// A connection is closed when its peer has reset more than this many streams before they were accepted

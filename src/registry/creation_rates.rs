@@ -1,6 +1,10 @@
 //! How many tokens may be created in a minute, for each user and by each caller.
 
-use std::{fmt, num::NonZeroU32};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use governor::{
     DefaultKeyedRateLimiter, Quota,
@@ -12,11 +16,15 @@ use crate::{caller::Caller, token::UserId};
 
 /// Users and callers that are remembered; with more, those that have created nothing lately are dropped.
 const REMEMBERED: usize = 10_000;
+/// Attempts between two looks at whether there are more.
+const CLEAN_EVERY: usize = 1_024;
 
 /// Limits how fast tokens are created.
 pub struct CreationRates {
     users: DefaultKeyedRateLimiter<UserId>,
     callers: DefaultKeyedRateLimiter<String>,
+    /// Attempts so far.
+    attempts: AtomicUsize,
 }
 
 impl fmt::Debug for CreationRates {
@@ -31,6 +39,7 @@ impl CreationRates {
         Self {
             users: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_user)),
             callers: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_caller)),
+            attempts: AtomicUsize::new(0),
         }
     }
 
@@ -40,7 +49,8 @@ impl CreationRates {
     ///
     /// [`RegistryError::TooFast`].
     pub(super) fn check(&self, caller: &Caller, user: &UserId) -> Result<(), RegistryError> {
-        if self.users.len() > REMEMBERED {
+        let attempts = self.attempts.fetch_add(1, Ordering::Relaxed);
+        if attempts.is_multiple_of(CLEAN_EVERY) && self.users.len() > REMEMBERED {
             self.users.retain_recent();
         }
         let checked = match caller.name() {

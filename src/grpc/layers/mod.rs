@@ -2,6 +2,7 @@
 
 mod deadline;
 mod direct;
+mod first_message;
 mod held_body;
 mod load_shed;
 mod middleware;

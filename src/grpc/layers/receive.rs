@@ -27,14 +27,19 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::{middleware::Answer, observe};
+use super::{first_message, middleware::Answer, observe};
 use crate::{
-    grpc::{server::MAX_MESSAGE, status},
+    grpc::{
+        server::{MAX_MESSAGE, MAX_REFLECTION},
+        status,
+    },
     telemetry::RpcDurations,
 };
 
 /// The compressed flag and the length before a message (gRPC over HTTP/2, "Length-Prefixed-Message").
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
+/// How the paths of both versions of reflection begin.
+const REFLECTION: &str = "/grpc.reflection.";
 /// Maximum number of bytes of incomplete messages, of all connections together.
 const MAX_INCOMPLETE: usize = 32 * 1024 * 1024;
 
@@ -85,6 +90,13 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         // The messages of streams, such as those of reflection, come one by one. tonic bounds each.
+        if request.uri().path().starts_with(REFLECTION) {
+            let (head, body) = request.into_parts();
+            return match first_message::check(body, MAX_REFLECTION) {
+                Ok(body) => Either::Left(self.inner.call(Request::from_parts(head, body))),
+                Err(status) => Either::Right(Either::Left(ready(Ok(status.into_http())))),
+            };
+        }
         if !observe::is_counted(request.uri().path()) {
             return Either::Left(self.inner.call(request.map(Body::new)));
         }
