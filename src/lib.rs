@@ -11,6 +11,7 @@
 //! | transports | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
 //! | | [`http`] | `POST /events`, metrics, liveness and readiness, the list of replicas |
 //! | | `gateway` | `/verify`, for API gateways that ask over HTTP |
+//! | | `oauth` | token introspection (RFC 7662) |
 //! | | [`nats`] | the subscriber to account events on NATS JetStream, and their replay |
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
@@ -35,6 +36,7 @@ pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod nats;
+mod oauth;
 pub mod proto;
 pub mod registry;
 pub mod server;

@@ -66,6 +66,8 @@ mod hot_path;
 mod image;
 /// An INTERNAL error has one line in the log, which says what failed and contains no secret.
 mod internal_errors;
+/// Token introspection (RFC 7662): a good token is described, any other is inactive, and what is unknown is neither.
+mod introspection;
 /// Callers by JWT: only good ones are accepted, whatever happens to the keys of their issuer.
 mod jwt_callers;
 /// `latchkey keys …`: a key ring is rotated step by step, and no replica meets a tag whose key it lacks.

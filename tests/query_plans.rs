@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use latchkey::{
     proto::latchkey::{CreateTokenRequest, DeleteTokenRequest, invalid::Reason},
     registry::{PurgedRows, Retention, TokenRegistry},
-    token::UserId,
+    token::{PageSize, UserId},
 };
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 
@@ -84,6 +84,7 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
     app.delete("user 7", &id).await.unwrap();
     app.delete("user 7", &id).await.unwrap_err();
     app.delete_user("new user").await;
+    list_events(app.server.registry()).await;
     assert_eq!(app.validate(&two).await, Err(Reason::UserDeleted));
     app.refuses(&one, Reason::Revoked).await;
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -93,6 +94,18 @@ async fn do_everything(app: &App, remove_tag: impl AsyncFn(&str)) {
     assert!(requests > 0);
     let PurgedRows { tokens, events, requests } = purger.purge_once().await.unwrap();
     assert_eq!((tokens, events, requests), (0, OLD as u64, 0));
+}
+
+/// Lists the events of a user with many, and of all users.
+async fn list_events(registry: &TokenRegistry) {
+    let user: UserId = "user 7".parse().unwrap();
+    let size = PageSize::parse(10).unwrap();
+    for user in [Some(&user), None] {
+        let page = registry.events(user, None, None, size).await.unwrap();
+        assert_eq!(page.events.len(), 10);
+        let next = registry.events(user, None, page.next, size).await.unwrap();
+        assert_eq!(next.events.len(), 10);
+    }
 }
 
 /// Queries what a replay of the account events does, which is done on PostgreSQL alone.
@@ -161,6 +174,8 @@ async fn on_postgres_no_query_reads_a_whole_table() {
         "VALUES ($1, $2)",
         "count(*) FILTER",
         "json_array_elements_text",
+        "FROM token_events WHERE user_id = $2 AND id < $1 ORDER BY id DESC",
+        "FROM token_events WHERE id < $1 ORDER BY id DESC",
     ] {
         assert!(plans(&log).iter().any(|plan| plan.contains(expected)), "no plan of {expected}");
     }
@@ -224,6 +239,8 @@ async fn on_sqlite_no_query_reads_a_whole_table() {
         "VALUES ($1, $2)",
         "WHERE id > $1 AND id <= $2",
         "ORDER BY \"tokens\".\"id\" DESC",
+        "FROM token_events WHERE user_id = $2 AND id < $1 ORDER BY id DESC",
+        "FROM token_events WHERE id < $1 ORDER BY id DESC",
         "DELETE FROM tokens",
         "DELETE FROM token_events",
         "UPDATE users SET tokens_purged_at",

@@ -66,6 +66,7 @@ pub const POLICY: &[Endpoint] = &[
     endpoint("/latchkey.v1.AuditService/ListEvents", Access::Only(Role::Admin)),
     endpoint("/verify", Access::Only(Role::Validator)),
     endpoint("/verify/*", Access::Only(Role::Validator)),
+    endpoint("/oauth2/introspect", Access::Only(Role::Validator)),
     endpoint("/events", Access::Only(Role::Publisher)),
     endpoint("/grpc.health.v1.Health/Check", Access::Everyone),
     endpoint("/grpc.health.v1.Health/Watch", Access::Everyone),

@@ -28,6 +28,7 @@ use crate::{
     caller::{AdmitLayer, Callers, Refusal},
     gateway::{self, Gateway},
     listener::{self, Connection, Connections, Listener},
+    oauth,
     registry::TokenRegistry,
     store::Store,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
@@ -130,11 +131,12 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
 }
 
 /// Returns the routes that callers reach.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 3] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 4] {
     [
         ("/events", post(account_events::receive)),
         (VERIFY, any(gateway::verify)),
         (VERIFY_BELOW, any(gateway::verify)),
+        ("/oauth2/introspect", post(oauth::introspect)),
     ]
 }
 

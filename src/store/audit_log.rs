@@ -83,10 +83,10 @@ impl Store {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let of_user = if user.is_some() { "user_id = $2 AND" } else { "" };
+        let which = if user.is_some() { "user_id = $2 AND id < $1" } else { "id < $1" };
         let sql = format!(
             "SELECT id, at, kind, token_id, user_id, actor, reason, trace_id FROM token_events \
-             WHERE {of_user} id < $1 ORDER BY id DESC LIMIT {limit}"
+             WHERE {which} ORDER BY id DESC LIMIT {limit}"
         );
         let mut values = vec![before.unwrap_or(i64::MAX).into()];
         values.extend(user.map(|user| user.as_str().into()));
