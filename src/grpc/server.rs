@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     caller::{AdmitLayer, Callers, Refusal},
-    listener::{self, Listener},
+    listener::{self, Connection, Listener, NewCalls},
     proto::{
         DESCRIPTORS,
         latchkey::{
@@ -105,7 +105,16 @@ pub(crate) async fn serve(
     let others = other_services(&services, unsent.clone(), limits);
     let service = Direct(token_service(&services, unsent, limits)).layer(others);
     let service = admit.layer(receive.layer(service));
-    let mut http = http2::Builder::new(TokioExecutor::new());
+    let connection = move |io, connection: Arc<Connection>| {
+        let http = http2(connection.calls.clone(), limits);
+        http.serve_connection(io, ConnectionService::new(service.clone(), connection))
+    };
+    listener::serve(tcp, listener, connection, stop).await;
+}
+
+/// Returns the limits of a connection, whose calls run in `calls`.
+fn http2(calls: NewCalls, limits: GrpcLimits) -> http2::Builder<NewCalls> {
+    let mut http = http2::Builder::new(calls);
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(MAX_RESETS)
@@ -116,9 +125,7 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
-    let connection =
-        move |io, connection| http.serve_connection(io, ConnectionService::new(service.clone(), connection));
-    listener::serve(tcp, listener, connection, stop).await;
+    http
 }
 
 /// Returns the audit service, the health service and reflection.

@@ -1,6 +1,6 @@
 //! Accepts connections, and ends them in order when the service stops.
 
-use std::{error::Error, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::TokioIo,
@@ -109,9 +109,10 @@ async fn run<C: GracefulConnection>(watcher: Watcher, serving: C, connection: &C
             }
         }
     };
+    let serving = poll_fn(|cx| connection.calls.poll_with(cx, |cx| serving.as_mut().poll(cx)));
     tokio::select! {
         biased;
-        _ = &mut serving => {}
+        _ = serving => {}
         () = stalled => tracing::debug!(peer = %connection.peer.addr, "a connection was closed: its peer takes no answers"),
     }
 }

@@ -5,13 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::Peer;
+use super::{NewCalls, Peer};
 
 /// A connection. An extension of each of its requests.
 #[derive(Debug)]
 pub struct Connection {
     /// Who is at the other end.
     pub peer: Peer,
+    /// Its calls that are not polled yet.
+    pub calls: NewCalls,
     /// The number of the present tick of the watch over the connection, modulo 3.
     tick: AtomicU8,
     /// Answers that are not sent, by the tick in which they began.
@@ -38,7 +40,7 @@ pub struct Unsent {
 
 impl Connection {
     pub(super) fn new(peer: Peer, writes: Arc<Writes>) -> Self {
-        Self { peer, tick: AtomicU8::new(0), unsent: Default::default(), writes }
+        Self { peer, calls: NewCalls::default(), tick: AtomicU8::new(0), unsent: Default::default(), writes }
     }
 
     /// Begins an answer.

@@ -4,6 +4,7 @@
 mod accept;
 mod connection;
 mod limits;
+mod new_calls;
 mod peer;
 mod preface;
 mod stream;
@@ -17,6 +18,7 @@ pub(crate) use self::{
 pub use self::{
     connection::{Connection, Unsent},
     limits::{ConnectionLimits, Connections, raise_file_limit},
+    new_calls::NewCalls,
     peer::{Peer, PeerName},
     tls::{ClientAuth, Tls, TlsError, TlsFiles, TlsVersion},
 };
