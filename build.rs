@@ -7,8 +7,20 @@ use protox::{
     prost_reflect::prost_types::{FileDescriptorSet, field_descriptor_proto::Type},
 };
 
-const PROTOS: [&str; 3] =
-    ["latchkey/v1/token_service.proto", "latchkey/v1/audit_service.proto", "identity/v1/user_events.proto"];
+const PROTOS: [&str; 4] = [
+    "latchkey/v1/token_service.proto",
+    "latchkey/v1/audit_service.proto",
+    "identity/v1/user_events.proto",
+    "envoy/service/auth/v3/external_auth.proto",
+];
+
+/// Messages with a bearer token. src/proto.rs implements Debug for them, redacted.
+const SECRET: [&str; 4] = [
+    ".latchkey.v1.CreateTokenResponse",
+    ".latchkey.v1.ValidateTokenRequest",
+    ".envoy.service.auth.v3.AttributeContext.HttpRequest",
+    ".envoy.config.core.v3.HeaderValue",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -17,8 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     accept_any_bytes(&mut descriptors);
     tonic_prost_build::configure()
-        // Both messages carry a bearer token. src/proto.rs implements Debug for them, redacted.
-        .skip_debug([".latchkey.v1.CreateTokenResponse", ".latchkey.v1.ValidateTokenRequest"])
+        .skip_debug(SECRET)
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())
 }

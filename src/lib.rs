@@ -8,10 +8,11 @@
 //! | program | [`cli`] | the command line: `serve` (default), `migrate`, `token`, `health`, `keys` |
 //! | | [`server`] | wires the service, watches its readiness, shuts it down |
 //! | | [`config`] | the settings |
-//! | transports | [`grpc`] | `latchkey.v1.TokenService`, health, reflection |
+//! | transports | [`grpc`] | `latchkey.v1.TokenService`, the audit log, Envoy's external authorization, health, reflection |
 //! | | [`http`] | `POST /events`, metrics, liveness and readiness, the list of replicas |
-//! | | `gateway` | `/verify`, for API gateways that ask over HTTP |
-//! | | `oauth` | token introspection (RFC 7662) |
+//! | | `gateway` | what API gateways ask: the decision about a request, and `/verify` |
+//! | | `oauth` | token introspection and revocation, and their metadata (RFC 7662, 7009, 8414) |
+//! | | `kubernetes` | TokenReviews |
 //! | | [`nats`] | the subscriber to account events on NATS JetStream, and their replay |
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
@@ -34,6 +35,7 @@ pub mod credentials;
 mod gateway;
 pub mod grpc;
 pub mod http;
+mod kubernetes;
 pub mod listener;
 pub mod nats;
 mod oauth;

@@ -32,5 +32,46 @@ pub mod identity {
     tonic::include_proto!("identity.v1");
 }
 
-/// The file descriptor set of both packages, for reflection.
+/// What API gateways ask with: the part of Envoy's API that is used here.
+#[allow(missing_docs, clippy::all)]
+pub mod envoy {
+    /// `envoy.service.auth.v3`: external authorization.
+    pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.auth.v3");
+
+                impl std::fmt::Debug for attribute_context::HttpRequest {
+                    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.debug_struct("HttpRequest").finish_non_exhaustive()
+                    }
+                }
+            }
+        }
+    }
+
+    /// `envoy.config.core.v3`: headers.
+    pub mod config {
+        pub mod core {
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+
+                impl std::fmt::Debug for HeaderValue {
+                    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.debug_struct("HeaderValue").field("key", &self.key).finish_non_exhaustive()
+                    }
+                }
+            }
+        }
+    }
+
+    /// `envoy.type.v3`: statuses of HTTP.
+    pub mod r#type {
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
+        }
+    }
+}
+
+/// The file descriptor set of all packages, for reflection.
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

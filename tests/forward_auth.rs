@@ -1,12 +1,18 @@
 //! `/verify` alone, and behind real gateways that are started from the files in examples/gateways/.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use rstest::rstest;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{
     App,
     Database::Sqlite,
-    gateway::{Gateway, Kind, arrived},
+    certificates::{Authority, Validity},
+    gateway::{Gateway, Kind, Service, arrived},
     http,
+    latchkey::{self, Process},
+    soon, tools, until,
 };
 
 const IDENTITY: [&str; 3] = ["x-latchkey-user-id", "x-latchkey-token-id", "x-latchkey-scopes"];
@@ -17,7 +23,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 async fn issue(app: &App, user: &str, scopes: &[&str]) -> (String, String) {
     let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
-    let request = latchkey::proto::latchkey::CreateTokenRequest {
+    let request = ::latchkey::proto::latchkey::CreateTokenRequest {
         scopes,
         ..crate::support::client::create_request(user, "token")
     };
@@ -70,16 +76,29 @@ async fn verify_answers_each_token_with_its_status_and_all_identity_headers() {
     assert_eq!(status, 400);
 }
 
+/// Returns the service that a gateway is to ask: the app, or another replica with TLS for Apache, which asks no other.
+fn service(kind: Kind, app: &App) -> (Service, Option<Process>) {
+    if kind != Kind::Apache {
+        return (Service { grpc: app.grpc_addr, http: app.http_addr, ca: None }, None);
+    }
+    let authority = Authority::new();
+    authority.server(Validity::Now).write(app.folder.path());
+    let settings = ["--database-url", &app.url, "--tls-cert", "tls.crt", "--tls-key", "tls.key"];
+    let replica = Process::start(app.folder.path(), &settings);
+    (Service { grpc: replica.grpc_addr, http: replica.http_addr, ca: Some(authority.pem()) }, Some(replica))
+}
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
-    #[values(Kind::Nginx, Kind::Caddy, Kind::Traefik)] kind: Kind,
+    #[values(Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::Envoy, Kind::Apache)] kind: Kind,
 ) {
     let app = App::start(Sqlite).await;
     let (id, secret) = issue(&app, "alice", &["read"]).await;
     let (_, writer) = issue(&app, "writer", &["write"]).await;
     let (_, leaver) = issue(&app, "leaver", &[]).await;
-    let gateway = Gateway::start(kind, app.http_addr).await;
+    let (service, replica) = service(kind, &app);
+    let gateway = Gateway::start(kind, &service).await;
     let send = async |path: &str, headers: &[(&str, &str)], body: &[u8]| {
         http::send(gateway.addr, path, headers, body).await
     };
@@ -106,6 +125,16 @@ async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
     // A large body arrives whole.
     let (_, _, body) = send("POST /items", &[("authorization", &good)], &[b'x'; 1 << 20]).await;
     assert_eq!(arrived(&body).unwrap()["length"], (1 << 20).to_string());
+
+    // So does a WebSocket, if the token is good.
+    let mut socket =
+        http::upgrade(gateway.addr, "/socket", &[("authorization", &good)]).await.expect("the upgrade");
+    socket.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    soon("echo", socket.read_exact(&mut echo)).await.unwrap();
+    assert_eq!(&echo, b"hello");
+    let bad = [("authorization", "Bearer nonsense")];
+    assert_eq!(http::upgrade(gateway.addr, "/socket", &bad).await.err(), Some(401), "{kind:?}");
 
     let double = [("authorization", good.as_str()), ("authorization", good.as_str())];
     let in_query = format!("GET /items?access_token={secret}");
@@ -138,8 +167,92 @@ async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
     }
 
     // Without Latchkey nothing gets through.
+    drop(replica);
     app.server.stopper().cancel();
-    crate::support::soon("the stop", app.server.ended()).await.unwrap();
+    soon("the stop", app.server.ended()).await.unwrap();
     let (status, _, body) = send("GET /items", &[("authorization", &writer)], b"").await;
-    assert!(status >= 500 && arrived(&body).is_none(), "{kind:?} {status} {body}");
+    // Apache's module does not tell a token that is not valid from one that cannot be validated.
+    let expected = if kind == Kind::Apache { 401..402 } else { 500..600 };
+    assert!(expected.contains(&status) && arrived(&body).is_none(), "{kind:?} {status} {body}");
+}
+
+/// What the requests of a load saw.
+#[derive(Default)]
+struct Load {
+    ended: AtomicBool,
+    let_through: AtomicU64,
+    refused: AtomicU64,
+    bad_let_through: AtomicU64,
+}
+
+/// How many send requests at once.
+const SENDERS: u64 = 3;
+
+/// Sends requests with good tokens and bad ones in turn, until the load ends.
+async fn run(load: &Load, gateway: &Gateway, good: &str) {
+    while !load.ended.load(Ordering::Relaxed) {
+        for token in [good, "Bearer nonsense"] {
+            let Some((_, _, body)) =
+                http::try_send(gateway.addr, "GET /items", &[("authorization", token)], b"").await
+            else {
+                continue;
+            };
+            let counter = match (arrived(&body).is_some(), token == good) {
+                (true, true) => &load.let_through,
+                (true, false) => &load.bad_let_through,
+                (false, _) => &load.refused,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_stays_closed_while_latchkey_is_killed_under_load_and_opens_when_it_is_back(
+    #[values(Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::Envoy, Kind::Apache)] kind: Kind,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.server(Validity::Now).write(folder.path());
+    let ports = [tools::free_port(), tools::free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let mut settings = vec!["--grpc-addr", &ports[0], "--http-addr", &ports[1]];
+    if kind == Kind::Apache {
+        settings.extend(["--tls-cert", "tls.crt", "--tls-key", "tls.key"]);
+    }
+    let latchkey = Process::start(folder.path(), &settings);
+    std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+    let mut create = latchkey::command();
+    create.current_dir(folder.path()).arg("token");
+    if kind == Kind::Apache {
+        create.args(["--server", &format!("https://{}", ports[0]), "--server-ca", "ca.pem"]);
+    } else {
+        create.args(["--server", &format!("http://{}", ports[0])]);
+    }
+    create.args(["create", "--user", "alice", "--name", "token", "--secret-only"]);
+    let created = create.output().unwrap();
+    let good = format!("Bearer {}", String::from_utf8(created.stdout).unwrap().trim());
+    let service = Service {
+        grpc: latchkey.grpc_addr,
+        http: latchkey.http_addr,
+        ca: (kind == Kind::Apache).then(|| authority.pem()),
+    };
+    let gateway = Gateway::start(kind, &service).await;
+    let load = Load::default();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let walk = async {
+        until("a request that is let through", || async { (count(&load.let_through) > 5).then_some(()) })
+            .await;
+        latchkey.kill();
+        let (through, refused) = (count(&load.let_through), count(&load.refused));
+        until("refusals", || async { (count(&load.refused) > refused + 20).then_some(()) }).await;
+        // Each of the senders may have had a request that was checked before.
+        assert!(count(&load.let_through) <= through + SENDERS, "{kind:?}");
+        let _latchkey = Process::start(folder.path(), &settings);
+        until("the way back", || async { (count(&load.let_through) > through + 5).then_some(()) }).await;
+        load.ended.store(true, Ordering::Relaxed);
+    };
+    let senders = (0..SENDERS).map(|_| run(&load, &gateway, &good));
+    tokio::join!(walk, futures_util::future::join_all(senders));
+    assert_eq!(count(&load.bad_let_through), 0, "{kind:?}");
 }

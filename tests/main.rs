@@ -44,6 +44,8 @@ mod events_by_nats;
 mod events_under_faults;
 /// UserDeleted with headers that the client library cannot read: handled, or kept as a dead letter.
 mod events_with_damaged_headers;
+/// Envoy's external authorization: each request has its answer, and what is unknown is let through by nobody.
+mod ext_authz;
 /// A standby is never read, and a failover that lost commits leaves nothing in memory.
 mod failover;
 /// The first start creates everything, and the second uses it.
@@ -88,6 +90,8 @@ mod metrics;
 mod migrations;
 /// The subscriber and the broker authenticate each other.
 mod nats_security;
+/// OAuth 2.0: revocation by whoever holds the token, and the metadata of the endpoints.
+mod oauth;
 /// The instructions in docs/operations.md work as they stand there.
 mod operations;
 /// Too many calls, too slow or too large ones, are refused with a status that programs understand.
@@ -114,6 +118,8 @@ mod secrecy;
 mod shutdown;
 /// Both listeners are encrypted, certificates are renewed without a restart, and callers are recognised by theirs.
 mod tls;
+/// Kubernetes' webhook for bearer tokens.
+mod token_review;
 /// Traces go from the caller to the commit, and never cost the service its availability.
 mod traces;
 /// Without its database the service says so, and recovers with it.

@@ -2,8 +2,10 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
+use uuid::Uuid;
+
 use super::policy::{Access, Role};
-use crate::token::{Scopes, UserId};
+use crate::token::{Scopes, Token, UserId};
 
 /// Who is calling. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ enum Identity {
     Listed(Arc<ListedCaller>),
     /// A user with a JWT.
     User(UserId),
+    /// Whoever holds a token.
+    Holder { token: Uuid, user: UserId },
 }
 
 /// A caller of the callers file.
@@ -58,12 +62,18 @@ impl Caller {
         Self(Identity::User(user))
     }
 
-    /// Returns the name in the audit log: `caller:NAME`, `user:ID`, or `anonymous`.
+    /// Returns the holder of a token that was found valid, who may revoke it.
+    pub fn holder(token: &Token) -> Self {
+        Self(Identity::Holder { token: token.id, user: token.user_id.clone() })
+    }
+
+    /// Returns the name in the audit log: `caller:NAME`, `user:ID`, `token:ID` or `anonymous`.
     pub fn actor(&self) -> Cow<'static, str> {
         match &self.0 {
             Identity::Unchecked => "anonymous".into(),
             Identity::Listed(caller) => format!("caller:{}", caller.name).into(),
             Identity::User(user) => format!("user:{}", user.as_str()).into(),
+            Identity::Holder { token, .. } => format!("token:{}", token.hyphenated()).into(),
         }
     }
 
@@ -71,7 +81,7 @@ impl Caller {
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
             Identity::Listed(caller) => Some(&caller.name),
-            Identity::Unchecked | Identity::User(_) => None,
+            Identity::Unchecked | Identity::User(_) | Identity::Holder { .. } => None,
         }
     }
 
@@ -79,7 +89,7 @@ impl Caller {
     pub fn own_user(&self) -> Option<&UserId> {
         match &self.0 {
             Identity::User(user) => Some(user),
-            Identity::Unchecked | Identity::Listed(_) => None,
+            Identity::Unchecked | Identity::Listed(_) | Identity::Holder { .. } => None,
         }
     }
 
@@ -94,7 +104,7 @@ impl Caller {
             Identity::Listed(caller) => {
                 caller.users.as_ref().is_none_or(|users| users.contains(user.as_str()))
             }
-            Identity::User(own) => own == user,
+            Identity::User(own) | Identity::Holder { user: own, .. } => own == user,
         };
         if allowed { Ok(()) } else { Err(NotAllowed::User) }
     }
@@ -120,6 +130,8 @@ impl Caller {
             Identity::Unchecked => true,
             Identity::Listed(caller) => access.allows(&caller.roles),
             Identity::User(_) => access.allows_self(),
+            // Made after a request was admitted.
+            Identity::Holder { .. } => false,
         }
     }
 

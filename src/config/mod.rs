@@ -4,6 +4,7 @@ mod callers;
 mod database;
 mod environment;
 mod error;
+mod gateway;
 mod load;
 mod nats;
 mod retention;
@@ -13,7 +14,8 @@ mod values;
 
 pub use self::{
     callers::CallersConfig, database::DatabaseConfig, environment::check_environment, error::ConfigError,
-    load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config, tls::TlsConfig,
+    gateway::GatewayConfig, load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config,
+    tls::TlsConfig,
 };
 pub(crate) use self::{
     database::DATA_DIR,

@@ -9,7 +9,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    CallersConfig, ConfigError, DatabaseConfig, NatsConfig, RetentionConfig, TlsConfig,
+    CallersConfig, ConfigError, DatabaseConfig, GatewayConfig, NatsConfig, RetentionConfig, TlsConfig,
     load::parse,
     values::{duration, switch},
 };
@@ -34,7 +34,7 @@ pub struct Config {
     #[arg(long, env = "LATCHKEY_GRPC_ADDR", value_name = "ADDRESS", default_value = GRPC_ADDR)]
     pub grpc_addr: SocketAddr,
 
-    /// Address of the HTTP listener for account events.
+    /// Address of the HTTP listener for account events, gateways and OAuth clients.
     #[arg(long, env = "LATCHKEY_HTTP_ADDR", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub http_addr: SocketAddr,
 
@@ -57,6 +57,10 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub callers: CallersConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway: GatewayConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]

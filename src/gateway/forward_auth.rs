@@ -6,8 +6,6 @@
 //!
 //! Since `Authorization` is the client's, a gateway sends its own credential as `X-Latchkey-Authorization`.
 
-use std::sync::Arc;
-
 use axum::{
     Extension,
     extract::State,
@@ -19,30 +17,15 @@ use axum::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::bearer::{Bearer, bearer};
-use crate::{
-    caller::Caller,
-    registry::{Reason, TokenRegistry, Verdict},
-    token::{Scopes, Token},
-};
-
-/// The user to act as, the token's id, and its scopes, separated by spaces.
-const IDENTITY: [HeaderName; 3] = [
-    HeaderName::from_static("x-latchkey-user-id"),
-    HeaderName::from_static("x-latchkey-token-id"),
-    HeaderName::from_static("x-latchkey-scopes"),
-];
-
-/// What answers gateways.
-#[derive(Clone, Debug)]
-pub(crate) struct Gateway(pub(crate) Arc<TokenRegistry>);
+use super::{Credential, Decision, Denial, Gateway, IDENTITY, identity};
+use crate::{caller::Caller, registry::Transport, token::Scopes};
 
 /// Answers whether the bearer token of a request is good for the scopes in the query (`?scope=a&scope=b`).
 ///
 /// 200: it is. 401: there is none, or it is not valid. 403: it lacks a scope. 400: the query has what is no scope. 503: it
 /// cannot be known. Only 200 lets a request through.
 pub(crate) async fn verify(
-    State(Gateway(registry)): State<Gateway>,
+    State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
     uri: Uri,
     headers: HeaderMap,
@@ -50,27 +33,16 @@ pub(crate) async fn verify(
     let Ok(required) = Scopes::parse(&scopes(uri.query().unwrap_or_default())) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let token = match bearer(&headers) {
-        Bearer::None => return challenge(StatusCode::UNAUTHORIZED, "Bearer"),
-        Bearer::Unusable => return challenge(StatusCode::UNAUTHORIZED, INVALID),
-        Bearer::One(token) => token,
-    };
-    match registry.validate(&caller, token, &required).await {
-        Ok(Verdict::Valid(token)) => allow(&token),
-        Ok(Verdict::Invalid(Reason::MissingScope)) => {
-            let scope = required.iter().collect::<Vec<_>>().join(" ");
-            challenge(
-                StatusCode::FORBIDDEN,
-                &format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
-            )
-        }
-        Ok(Verdict::Invalid(_)) => challenge(StatusCode::UNAUTHORIZED, INVALID),
-        Err(_) => with(StatusCode::SERVICE_UNAVAILABLE, ["", "", ""]),
+    let credential = Credential::of(&headers, gateway.api_key_header.as_ref());
+    match gateway.decide(&caller, Transport::Verify, credential, required).await {
+        Ok(Decision::Allow(token)) => answer(StatusCode::OK, &identity(&token)),
+        Ok(Decision::Deny(denial)) => deny(&denial),
+        Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, &NOBODY),
     }
 }
 
-/// The challenge for a token that is not valid (RFC 6750, section 3).
-const INVALID: &str = "Bearer error=\"invalid_token\"";
+/// The identity in answers that let nothing through.
+const NOBODY: [String; 3] = [const { String::new() }; 3];
 
 /// Returns the values of `scope` in a query, each of which may have several scopes.
 fn scopes(query: &str) -> Vec<String> {
@@ -85,22 +57,16 @@ fn scopes(query: &str) -> Vec<String> {
     decoded.flatten().collect()
 }
 
-fn allow(token: &Token) -> Response {
-    let scopes = token.scopes.iter().collect::<Vec<_>>().join(" ");
-    with(StatusCode::OK, [token.user_id.as_str(), &token.id.hyphenated().to_string(), &scopes])
-}
-
-fn challenge(status: StatusCode, text: &str) -> Response {
-    let mut response = with(status, ["", "", ""]);
+fn deny(denial: &Denial) -> Response {
+    let mut response = answer(denial.status(), &NOBODY);
     // Scopes have no characters that a header may not have.
-    if let Ok(value) = HeaderValue::from_str(text) {
+    if let Ok(value) = HeaderValue::from_str(&denial.challenge()) {
         response.headers_mut().insert(WWW_AUTHENTICATE, value);
     }
     response
 }
 
-/// Returns an answer with identity headers, which are empty unless the token is valid.
-fn with(status: StatusCode, identity: [&str; 3]) -> Response {
+fn answer(status: StatusCode, identity: &[String; 3]) -> Response {
     let mut response = status.into_response();
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
@@ -108,7 +74,7 @@ fn with(status: StatusCode, identity: [&str; 3]) -> Response {
         // A user id has no control characters; other bytes of UTF-8 are allowed (RFC 9110, obs-text).
         let value =
             HeaderValue::from_bytes(value.as_bytes()).unwrap_or(const { HeaderValue::from_static("") });
-        headers.insert(name, value);
+        headers.insert(HeaderName::from_static(name), value);
     }
     response
 }

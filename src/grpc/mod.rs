@@ -1,6 +1,7 @@
 //! The gRPC transport. It translates between protobuf and the registry, and holds no rule.
 
 mod audit_service;
+mod authorization_service;
 mod connection_service;
 mod layers;
 mod page_token;

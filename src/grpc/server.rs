@@ -17,6 +17,7 @@ use tower::{Layer as _, Service, ServiceBuilder};
 
 use super::{
     audit_service::AuditHandler,
+    authorization_service::AuthorizationHandler,
     connection_service::ConnectionService,
     layers::{self, Chain, Direct, MiddlewareLayer},
     status,
@@ -25,9 +26,11 @@ use super::{
 };
 use crate::{
     caller::{AdmitLayer, Callers, Refusal},
+    gateway::Gateway,
     listener::{self, Connection, Listener, NewCalls},
     proto::{
         DESCRIPTORS,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer,
         latchkey::{
             audit_service_server::AuditServiceServer,
             token_service_server::{SERVICE_NAME, TokenServiceServer},
@@ -60,6 +63,8 @@ pub struct GrpcLimits {
 #[allow(missing_docs)]
 pub(crate) struct Services {
     pub registry: Arc<TokenRegistry>,
+    pub gateway: Gateway,
+    pub removes_credential: bool,
     pub callers: Arc<Callers>,
     pub durations: RpcDurations,
     pub health: HealthReporter,
@@ -103,6 +108,7 @@ pub(crate) async fn serve(
     let receive = layers::Receive::new(MAX_RECEIVE.min(limits.request_timeout), services.durations.clone());
     let unsent = UnsentTotal::default();
     let others = other_services(&services, unsent.clone(), limits);
+    let others = Direct(authorization_service(&services, limits)).layer(others);
     let service = Direct(token_service(&services, unsent, limits)).layer(others);
     let service = admit.layer(receive.layer(service));
     let connection = move |io, connection: Arc<Connection>| {
@@ -202,6 +208,21 @@ fn token_service(
     let tokens = TokenServiceServer::new(TokenHandler { registry: Arc::clone(&services.registry), unsent })
         .max_decoding_message_size(MAX_MESSAGE);
     guard(services, limits).named_layer(tokens)
+}
+
+/// Returns the service that gateways ask, with the layers around it.
+fn authorization_service(
+    services: &Services,
+    limits: GrpcLimits,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ NamedService
++ Clone
++ Send
++ 'static {
+    let gateway = services.gateway.clone();
+    let handler = AuthorizationHandler { gateway, removes_credential: services.removes_credential };
+    let checks = AuthorizationServer::new(handler).max_decoding_message_size(MAX_MESSAGE);
+    guard(services, limits).named_layer(checks)
 }
 
 /// Returns the layers around a service of this package. Each has permits of its own.

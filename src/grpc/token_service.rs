@@ -13,7 +13,7 @@ use super::{page_token, status::Violations, unsent_bytes::UnsentTotal};
 use crate::{
     caller::Caller,
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
-    registry::{Issued, NewToken, Reason, TokenRegistry, Verdict},
+    registry::{Issued, NewToken, Reason, TokenRegistry, Transport, Verdict},
     token::{
         Expiry, PageSize, Prefix, RequestId, Scopes, ScopesError, Token, TokenName, UserId, UserIdError,
         parse_hyphenated,
@@ -112,7 +112,7 @@ impl TokenService for TokenHandler {
             return Err(violations.into_status());
         };
 
-        let outcome = match self.registry.validate(&caller, &bearer, &required).await? {
+        let outcome = match self.registry.validate(&caller, Transport::Grpc, &bearer, &required).await? {
             Verdict::Valid(token) => Outcome::Valid(to_proto(&token, self.registry.prefix())),
             Verdict::Invalid(reason) => {
                 Outcome::Invalid(pb::Invalid { reason: reason_to_proto(reason).into() })

@@ -17,7 +17,7 @@ use prometheus::{
 
 use super::{HttpState, problem::Problem};
 use crate::{
-    registry::{Reason, TokenRegistry},
+    registry::{Reason, TokenRegistry, Transport},
     telemetry::LOG_LINES_DROPPED,
 };
 
@@ -41,7 +41,7 @@ pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
 fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let mut families = state.durations.collect();
     families.extend(validation(state)?);
-    families.extend(replicas(&state.registry)?);
+    families.extend(replicas(&state.gateway.registry)?);
     families.extend(events(state)?);
     families.extend(database(state)?);
     families.extend(refusals(state)?);
@@ -61,18 +61,30 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
 }
 
 fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let registry = &state.registry;
+    let registry = &state.gateway.registry;
     let statistics = registry.statistics();
     let validations = IntCounterVec::new(
         Opts::new("latchkey_validations_total", "Bearer tokens that were validated, by outcome."),
         &["outcome"],
     )?;
-    let outcomes = Reason::ALL.into_iter().map(|reason| (reason.name(), Some(reason)));
-    for (outcome, reason) in std::iter::once(("valid", None)).chain(outcomes) {
-        validations.with_label_values(&[outcome]).inc_by(registry.validations(reason));
+    let by_transport = IntCounterVec::new(
+        Opts::new(
+            "latchkey_validations_by_transport_total",
+            "Bearer tokens that were validated, by how the service was asked, and outcome.",
+        ),
+        &["transport", "outcome"],
+    )?;
+    for transport in Transport::ALL {
+        let outcomes = Reason::ALL.into_iter().map(|reason| (reason.name(), Some(reason)));
+        for (outcome, reason) in std::iter::once(("valid", None)).chain(outcomes) {
+            let count = registry.validations(transport, reason);
+            by_transport.with_label_values(&[transport.name(), outcome]).inc_by(count);
+            validations.with_label_values(&[outcome]).inc_by(count);
+        }
     }
     Ok([
         validations.collect(),
+        by_transport.collect(),
         counter("latchkey_cache_hits_total", "Validations answered from memory.", statistics.hits)?,
         counter(
             "latchkey_cache_misses_total",
@@ -239,7 +251,7 @@ fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
         Opts::new("latchkey_purged_rows_total", "Rows that were purged because of their age, by table."),
         &["table"],
     )?;
-    let rows = state.registry.purged_rows();
+    let rows = state.gateway.registry.purged_rows();
     for (table, count) in
         [("tokens", rows.tokens), ("token_events", rows.events), ("create_requests", rows.requests)]
     {

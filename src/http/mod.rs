@@ -7,5 +7,6 @@ mod problem;
 mod replicas;
 mod router;
 
-pub use self::router::{HttpLimits, HttpState};
+pub use self::router::HttpLimits;
+pub(crate) use self::router::HttpState;
 pub(crate) use self::router::{serve, serve_admin};

@@ -27,9 +27,9 @@ use crate::{
     account_events::EventCounts,
     caller::{AdmitLayer, Callers, Refusal},
     gateway::{self, Gateway},
+    kubernetes,
     listener::{self, Connection, Connections, Listener},
-    oauth,
-    registry::TokenRegistry,
+    oauth::{self, Issuer, OAuth},
     store::Store,
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
 };
@@ -37,8 +37,9 @@ use crate::{
 /// What the handlers share.
 #[allow(missing_docs)]
 #[derive(Debug)]
-pub struct HttpState {
-    pub registry: Arc<TokenRegistry>,
+pub(crate) struct HttpState {
+    pub gateway: Gateway,
+    pub issuer: Option<Issuer>,
     /// For metrics of its connection pools.
     pub store: Store,
     /// Durations of gRPC calls, for metrics.
@@ -56,7 +57,13 @@ pub struct HttpState {
 
 impl FromRef<Arc<HttpState>> for Gateway {
     fn from_ref(state: &Arc<HttpState>) -> Self {
-        Self(Arc::clone(&state.registry))
+        state.gateway.clone()
+    }
+}
+
+impl FromRef<Arc<HttpState>> for OAuth {
+    fn from_ref(state: &Arc<HttpState>) -> Self {
+        Self { registry: Arc::clone(&state.gateway.registry), issuer: state.issuer.clone() }
     }
 }
 
@@ -131,12 +138,16 @@ fn router(state: Arc<HttpState>, limits: HttpLimits) -> Router {
 }
 
 /// Returns the routes that callers reach.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 4] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 8] {
     [
         ("/events", post(account_events::receive)),
         (VERIFY, any(gateway::verify)),
         (VERIFY_BELOW, any(gateway::verify)),
         ("/oauth2/introspect", post(oauth::introspect)),
+        ("/oauth2/revoke", post(oauth::revoke)),
+        ("/.well-known/oauth-authorization-server", get(oauth::metadata)),
+        ("/.well-known/oauth-authorization-server/{*issuer}", get(oauth::metadata)),
+        ("/kubernetes/token-review", post(kubernetes::review)),
     ]
 }
 
@@ -218,7 +229,7 @@ mod tests {
     #[test]
     fn every_route_is_in_the_policy() {
         for (path, _) in routes() {
-            let path = path.replace("{*path}", "*");
+            let path = path.replace("{*path}", "*").replace("{*issuer}", "*");
             assert!(POLICY.iter().any(|entry| entry.name == path), "{path} is not in the policy");
         }
     }

@@ -20,5 +20,5 @@ pub use self::{
     list::Page,
     purge::{PurgedRows, Purger, Retention},
     token_registry::TokenRegistry,
-    validate::{Reason, Verdict},
+    validate::{Reason, Transport, Verdict},
 };

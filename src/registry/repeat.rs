@@ -23,7 +23,7 @@ pub(super) const WINDOW: TimeDelta = TimeDelta::hours(1);
 /// two requests never have the same encoding.
 pub(super) fn content(new: &NewToken) -> [u8; 32] {
     let mut digest = Sha256::new();
-    for text in [new.name.as_str(), &new.scopes.to_stored()] {
+    for text in [new.name.as_str(), &new.scopes.to_text()] {
         digest.update((text.len() as u64).to_be_bytes());
         digest.update(text);
     }

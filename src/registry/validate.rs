@@ -59,27 +59,66 @@ impl Reason {
     }
 }
 
+/// How the service was asked to validate a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// `ValidateToken`.
+    Grpc,
+    /// Envoy's external authorization.
+    ExtAuthz,
+    /// `/verify`.
+    Verify,
+    /// Token introspection (RFC 7662).
+    Introspection,
+    /// Token revocation (RFC 7009), which finds the token first.
+    Revocation,
+    /// A TokenReview of Kubernetes.
+    TokenReview,
+}
+
+impl Transport {
+    /// Every transport.
+    pub const ALL: [Self; 6] =
+        [Self::Grpc, Self::ExtAuthz, Self::Verify, Self::Introspection, Self::Revocation, Self::TokenReview];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::ExtAuthz => "ext_authz",
+            Self::Verify => "verify",
+            Self::Introspection => "introspection",
+            Self::Revocation => "revocation",
+            Self::TokenReview => "token_review",
+        }
+    }
+}
+
 /// How many validations ended how.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes {
+pub(super) struct Outcomes([TransportOutcomes; Transport::ALL.len()]);
+
+#[derive(Debug, Default)]
+struct TransportOutcomes {
     valid: AtomicU64,
     invalid: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Outcomes {
-    fn counter(&self, reason: Option<Reason>) -> &AtomicU64 {
+    /// A transport's or a reason's number is its index in `ALL`; a test checks it.
+    fn counter(&self, transport: Transport, reason: Option<Reason>) -> &AtomicU64 {
+        let outcomes = &self.0[transport as usize];
         match reason {
-            None => &self.valid,
-            // A reason's number is its index in `ALL`; a test checks it.
-            Some(reason) => &self.invalid[reason as usize],
+            None => &outcomes.valid,
+            Some(reason) => &outcomes.invalid[reason as usize],
         }
     }
 }
 
 impl TokenRegistry {
     /// How many bearer tokens were valid since the start, or invalid for `reason`.
-    pub fn validations(&self, reason: Option<Reason>) -> u64 {
-        self.outcomes.counter(reason).load(Ordering::Relaxed)
+    pub fn validations(&self, transport: Transport, reason: Option<Reason>) -> u64 {
+        self.outcomes.counter(transport, reason).load(Ordering::Relaxed)
     }
 
     /// Tells whether `bearer` is good for the scopes `required`, now.
@@ -90,6 +129,7 @@ impl TokenRegistry {
     pub async fn validate(
         &self,
         caller: &Caller,
+        transport: Transport,
         bearer: &[u8],
         required: &Scopes,
     ) -> Result<Verdict, RegistryError> {
@@ -98,7 +138,7 @@ impl TokenRegistry {
             Verdict::Valid(_) => None,
             Verdict::Invalid(reason) => Some(*reason),
         };
-        self.outcomes.counter(reason).fetch_add(1, Ordering::Relaxed);
+        self.outcomes.counter(transport, reason).fetch_add(1, Ordering::Relaxed);
         Ok(verdict)
     }
 
@@ -145,10 +185,14 @@ mod tests {
     #[test]
     fn each_reason_is_counted_by_itself() {
         let outcomes = Outcomes::default();
-        outcomes.counter(None).fetch_add(1, Ordering::Relaxed);
-        for (index, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, index, "{reason:?}");
-            assert_eq!(outcomes.counter(Some(reason)).fetch_add(1, Ordering::Relaxed), 0, "{reason:?}");
+        for (index, transport) in Transport::ALL.into_iter().enumerate() {
+            assert_eq!(transport as usize, index, "{transport:?}");
+            assert_eq!(outcomes.counter(transport, None).fetch_add(1, Ordering::Relaxed), 0, "{transport:?}");
+            for (index, reason) in Reason::ALL.into_iter().enumerate() {
+                assert_eq!(reason as usize, index, "{reason:?}");
+                let counter = outcomes.counter(transport, Some(reason));
+                assert_eq!(counter.fetch_add(1, Ordering::Relaxed), 0, "{transport:?} {reason:?}");
+            }
         }
     }
 }

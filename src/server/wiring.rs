@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config::{self, Config, ConfigError},
     credentials::{Hasher, KeyRing, KeyRingError, SecretVerifier},
+    gateway::Gateway,
     grpc::{self, GrpcLimits, LIVENESS, Services},
     http::{self, HttpLimits, HttpState},
     listener::{ClientAuth, TlsError},
@@ -119,7 +120,11 @@ impl Server {
             DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
                 .await;
         let state = HttpState {
-            registry: Arc::clone(&registry),
+            gateway: Gateway {
+                registry: Arc::clone(&registry),
+                api_key_header: config.gateway.api_key_header.clone(),
+            },
+            issuer: config.gateway.issuer.clone(),
             store: store.clone(),
             durations: grpc::durations()?,
             callers: Arc::clone(&callers),
@@ -179,7 +184,7 @@ async fn start_transports(
     stop: &CancellationToken,
 ) -> Result<JoinSet<Result<(), ServeError>>, StartError> {
     let mut transports = JoinSet::new();
-    let registry = Arc::clone(&state.registry);
+    let registry = Arc::clone(&state.gateway.registry);
     if let Some(settings) = config.nats.settings() {
         let events = Arc::clone(&state.events);
         let subscriber =
@@ -192,6 +197,8 @@ async fn start_transports(
     transports.spawn(follow(Arc::clone(&state.callers), stop.clone()));
     let services = Services {
         registry,
+        gateway: state.gateway.clone(),
+        removes_credential: config.gateway.remove_credential,
         callers: Arc::clone(&state.callers),
         durations: state.durations.clone(),
         health,

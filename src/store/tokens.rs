@@ -149,7 +149,7 @@ impl WriteTransaction {
             secret_hash: Set(new.hash.as_str().to_owned()),
             tag_key_id: Set(tag_key_id),
             tag: Set(tag),
-            scopes: Set(new.token.scopes.to_stored()),
+            scopes: Set(new.token.scopes.to_text()),
             created_at: Set(new.token.created_at),
             expires_at: Set(new.token.expires_at),
             last_used_at: Set(None),

@@ -84,8 +84,8 @@ impl Scopes {
         self.0.iter().map(|scope| scope.0.as_str())
     }
 
-    /// Formats the set for the database: separated by spaces, as in OAuth 2.0 (RFC 6749, section 3.3).
-    pub(crate) fn to_stored(&self) -> String {
+    /// Returns the scopes separated by spaces, as in OAuth 2.0 (RFC 6749, section 3.3) and in the database.
+    pub(crate) fn to_text(&self) -> String {
         self.iter().collect::<Vec<_>>().join(" ")
     }
 
@@ -131,7 +131,7 @@ mod tests {
         #[test]
         fn a_stored_set_reads_back_the_same(texts in prop::collection::vec("[a-z0-9][a-z0-9:._-]{0,5}", 0..8)) {
             let set = Scopes::new(texts.iter().map(|text| text.parse().unwrap()).collect());
-            prop_assert_eq!(&Scopes::from_stored(&set.to_stored()), &set);
+            prop_assert_eq!(&Scopes::from_stored(&set.to_text()), &set);
             prop_assert!(set.contains_all(&set));
             prop_assert!(set.contains_all(&Scopes::default()));
             prop_assert_eq!(Scopes::default().contains_all(&set), texts.is_empty());

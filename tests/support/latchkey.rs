@@ -139,7 +139,9 @@ impl Process {
             command.args(CHEAP_ARGON2);
         }
         command.args(settings);
-        command.args(FREE_PORTS);
+        for address in FREE_PORTS.chunks(2).filter(|address| !settings.contains(&address[0])) {
+            command.args(address);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stderr = child.stderr.take();
         let written = Arc::<Mutex<String>>::default();

@@ -23,7 +23,7 @@ use crate::{
     telemetry::{ENTRY, HttpHeaders, RpcDurations, enter},
 };
 
-/// An RPC of this package.
+/// An RPC that is counted.
 #[derive(Clone, Copy, Debug)]
 struct Method {
     /// The name in metrics: `CreateToken`.
@@ -38,8 +38,8 @@ impl Method {
     const OTHER: Self = Self { name: "_OTHER", path: "/_OTHER" };
 
     /// Leaks the name, so call it once for each method.
-    fn new(service: &str, name: &str) -> Self {
-        let path: &'static str = format!("/{PACKAGE}.{service}/{name}").leak();
+    fn new(package: &str, service: &str, name: &str) -> Self {
+        let path: &'static str = format!("/{package}.{service}/{name}").leak();
         Self { name: &path[path.len() - name.len()..], path }
     }
 
@@ -48,29 +48,31 @@ impl Method {
     }
 }
 
-/// Every method of the package, in the order of the proto files.
+/// Every method of these packages, in the order of the proto files.
 static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
     #[expect(
         clippy::expect_used,
         reason = "build.rs encoded the descriptors; `durations` decodes them at start"
     )]
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors that build.rs encoded");
-    let files = descriptors.file.iter();
-    let services = files.filter(|file| file.package() == PACKAGE).flat_map(|file| &file.service);
+    let files = descriptors.file.iter().filter(|file| PACKAGES.contains(&file.package()));
+    let services = files.flat_map(|file| file.service.iter().map(|service| (file.package(), service)));
     services
-        .flat_map(|service| service.method.iter().map(|method| Method::new(service.name(), method.name())))
+        .flat_map(|(package, service)| {
+            service.method.iter().map(|method| Method::new(package, service.name(), method.name()))
+        })
         .collect()
 });
 
-/// The package of the services.
-const PACKAGE: &str = "latchkey.v1";
+/// The packages of the services that are counted.
+const PACKAGES: [&str; 2] = ["latchkey.v1", "envoy.service.auth.v3"];
 
 /// Returns the names of the methods in metrics.
 pub(in crate::grpc) fn method_names() -> Vec<&'static str> {
     METHODS.iter().map(|method| method.name).collect()
 }
 
-/// Returns whether a path is that of a method of the package.
+/// Returns whether a path is that of a method that is counted.
 pub(super) fn is_counted(path: &str) -> bool {
     METHODS.iter().any(|method| method.path == path)
 }
