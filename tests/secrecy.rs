@@ -1,12 +1,19 @@
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
-use ::latchkey::proto::latchkey::CreateTokenRequest;
+use ::latchkey::proto::{
+    envoy::service::auth::v3::{
+        AttributeContext, CheckRequest,
+        attribute_context::{HttpRequest, Request},
+        authorization_client::AuthorizationClient,
+    },
+    latchkey::CreateTokenRequest,
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rstest_reuse::apply;
 use sea_orm::ConnectionTrait as _;
 
 use crate::support::{
-    App,
+    App, Client,
     Database::{self, Postgres, Sqlite},
     bearer_token::{forge, secret_bits_of, secret_of, with_a_typo},
     client::create_request,
@@ -79,6 +86,9 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
             let _ = client.try_validate(bearer, &[scope]).await;
         }
     }
+    for bearer in &presented {
+        ask_for_gateways(&client, bearer).await;
+    }
     let page = client.list("alice").await;
     let _ = client.page("alice", -1, "").await;
     for id in [&page[0].id, &page[0].id, "x"] {
@@ -96,6 +106,38 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     assert!(!spans.is_empty());
     output.push_str(&format!("{spans:?}"));
     (presented, output)
+}
+
+/// Asks about a token in every way that gateways do, with good and bad requests.
+async fn ask_for_gateways(client: &Client, bearer: &str) {
+    let (authorization, form) = (format!("Bearer {bearer}"), format!("token={bearer}"));
+    let mut checks = AuthorizationClient::connect(format!("http://{}", client.grpc_addr)).await.unwrap();
+    for headers in [HashMap::from([("authorization".to_owned(), authorization.clone())]), HashMap::new()] {
+        let http = Some(HttpRequest { headers, header_map: None });
+        for scopes in ["a", "b", "Bad!"] {
+            let context_extensions = HashMap::from([("scopes".to_owned(), scopes.to_owned())]);
+            let attributes =
+                AttributeContext { request: Some(Request { http: http.clone() }), context_extensions };
+            let _ = checks.check(CheckRequest { attributes: Some(attributes) }).await;
+        }
+    }
+    const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+    let review = format!(
+        r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{{"token":"{bearer}"}}}}"#
+    );
+    for (path, header, body) in [
+        ("GET /verify?scope=a", ("authorization", authorization.as_str()), ""),
+        ("GET /verify?scope=b", ("authorization", authorization.as_str()), ""),
+        ("GET /verify", ("authorization", bearer), ""),
+        ("POST /oauth2/introspect", FORM, &form),
+        ("POST /oauth2/introspect", ("content-type", "text/plain"), &form),
+        ("POST /kubernetes/token-review", FORM, &review),
+        ("POST /kubernetes/token-review", FORM, &form),
+        ("POST /oauth2/revoke", ("content-type", "text/plain"), &form),
+        ("POST /oauth2/revoke", FORM, &format!("{form}x")),
+    ] {
+        crate::support::http::send(client.http_addr, path, &[header], body.as_bytes()).await;
+    }
 }
 
 #[apply(on_both_databases)]
