@@ -8,7 +8,7 @@ use divan::{Bencher, black_box};
 use latchkey::{
     caller::Caller,
     credentials::{HashLimits, Hasher, KeyRing, SecretVerifier},
-    registry::{CreationRates, NewToken, TokenRegistry},
+    registry::{CreationRates, NewToken, TokenRegistry, Transport},
     store::{PoolLimits, Store},
     token::{BearerToken, Prefix, Scopes, TokenName},
     validation::{Authenticator, ValidationLimits},
@@ -73,7 +73,12 @@ fn validate_from_memory(bencher: Bencher<'_, '_>) {
     let validate = || {
         memory
             .runtime
-            .block_on(memory.registry.validate(&caller, black_box(memory.bearer.as_bytes()), &none))
+            .block_on(memory.registry.validate(
+                &caller,
+                Transport::Grpc,
+                black_box(memory.bearer.as_bytes()),
+                &none,
+            ))
             .unwrap()
     };
     bencher.bench(validate);
@@ -130,7 +135,10 @@ impl Memory {
                 .expose_secret()
                 .to_owned();
             let parsed = BearerToken::parse(&prefix(), bearer.as_bytes()).unwrap();
-            registry.validate(&Caller::unchecked(), bearer.as_bytes(), &Scopes::default()).await.unwrap();
+            registry
+                .validate(&Caller::unchecked(), Transport::Grpc, bearer.as_bytes(), &Scopes::default())
+                .await
+                .unwrap();
             authenticator.authenticate(&parsed).await.unwrap();
             store.close().await.unwrap();
             (registry, authenticator, bearer)

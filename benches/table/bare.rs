@@ -1,7 +1,22 @@
 //! The handler to compare with: it uses the same messages, and does nothing but, optionally, one SELECT of a token
 //! and its account by their primary keys.
 
+use axum::{
+    Router,
+    body::Bytes,
+    http::HeaderMap,
+    routing::{any, post},
+    serve::ListenerExt as _,
+};
 use latchkey::{
+    proto::envoy::{
+        config::core::v3::{HeaderValue, HeaderValueOption},
+        service::auth::v3::{
+            CheckRequest, CheckResponse, OkHttpResponse,
+            authorization_server::{Authorization, AuthorizationServer},
+            check_response::HttpResponse,
+        },
+    },
     proto::latchkey::{
         CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse, ListTokensRequest,
         ListTokensResponse, Token, ValidateTokenRequest, ValidateTokenResponse,
@@ -40,6 +55,7 @@ pub async fn serve(database: Option<&str>, tls: Option<&Path>) {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("listens on {}", listener.local_addr().unwrap());
+    let checks = AuthorizationServer::new(Checks);
     let service = TokenServiceServer::new(Bare { table, prefix: "pat".parse().unwrap() });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut server = tonic::transport::Server::builder();
@@ -49,7 +65,46 @@ pub async fn serve(database: Option<&str>, tls: Option<&Path>) {
         let clients = Certificate::from_pem(read("ca.crt"));
         server = server.tls_config(ServerTlsConfig::new().identity(own).client_ca_root(clients)).unwrap();
     }
-    server.add_service(service).serve_with_incoming(incoming).await.unwrap();
+    server.add_service(service).add_service(checks).serve_with_incoming(incoming).await.unwrap();
+}
+
+/// Serves empty handlers over HTTP/1.1, with axum's defaults.
+pub async fn serve_http() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("listens on {}", listener.local_addr().unwrap());
+    const IDENTITY: [(&str, &str); 3] = [
+        ("x-latchkey-user-id", "user 0"),
+        ("x-latchkey-token-id", "0193e4a0-0000-7000-8000-000000000000"),
+        ("x-latchkey-scopes", ""),
+    ];
+    let verify = any(|headers: HeaderMap| async move {
+        assert!(headers.contains_key("authorization"));
+        IDENTITY
+    });
+    let introspect = post(|body: Bytes| async move {
+        assert!(!body.is_empty());
+        let json = r#"{"active":true,"iat":1795603520,"jti":"01a2124f-5ad8-76b6-9571-1ea0ebb0a674","scope":"","sub":"user 0","token_type":"Bearer"}"#;
+        ([("content-type", "application/json")], json)
+    });
+    let router = Router::new().route("/verify", verify).route("/oauth2/introspect", introspect);
+    axum::serve(listener.tap_io(|tcp| tcp.set_nodelay(true).unwrap()), router).await.unwrap();
+}
+
+/// Lets every request through.
+struct Checks;
+
+#[tonic::async_trait]
+impl Authorization for Checks {
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let names = ["x-latchkey-user-id", "x-latchkey-token-id", "x-latchkey-scopes"];
+        let headers = names.map(|name| HeaderValueOption {
+            header: Some(HeaderValue { key: name.into(), value: "user 0".into(), raw_value: Vec::new() }),
+            ..Default::default()
+        });
+        let ok = OkHttpResponse { headers: headers.into(), headers_to_remove: Vec::new() };
+        let http_response = Some(HttpResponse::OkResponse(ok));
+        Ok(Response::new(CheckResponse { http_response, ..Default::default() }))
+    }
 }
 
 /// The query of a cold lookup, without what guards against a standby.

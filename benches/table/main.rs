@@ -8,6 +8,7 @@
 
 mod bare;
 mod database;
+mod gateways;
 mod load;
 mod report;
 mod revocations;
@@ -51,6 +52,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("handler") => runtime.block_on(bare::serve(None, None)),
         Some("handler-tls") => runtime.block_on(bare::serve(None, Some(arguments[1].as_ref()))),
+        Some("axum") => runtime.block_on(bare::serve_http()),
         Some("select") => runtime.block_on(bare::serve(Some(&arguments[1]), None)),
         _ => runtime.block_on(table(&arguments)),
     }
@@ -66,6 +68,9 @@ async fn table(rows: &[String]) {
     }
     if selected("tls") {
         tls().await;
+    }
+    if selected("gateways") {
+        gateways::compare_all().await;
     }
     if selected("loads") {
         loads().await;

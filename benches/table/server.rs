@@ -83,11 +83,21 @@ impl Server {
 
     /// Connects several clients, each by a connection of its own.
     pub async fn clients(&self, connections: usize) -> Vec<TokenServiceClient<Channel>> {
-        let mut clients = Vec::new();
+        self.channels(connections).await.into_iter().map(TokenServiceClient::new).collect()
+    }
+
+    /// Opens connections.
+    pub async fn channels(&self, connections: usize) -> Vec<Channel> {
+        let mut channels = Vec::new();
         for _ in 0..connections {
-            clients.push(TokenServiceClient::new(self.endpoint().connect().await.unwrap()));
+            channels.push(self.endpoint().connect().await.unwrap());
         }
-        clients
+        channels
+    }
+
+    /// Returns the address of the HTTP listener, or the only one.
+    pub fn http(&self) -> SocketAddr {
+        self.http_addr.unwrap_or(self.addr)
     }
 
     /// Returns a client that connects at its first call.
