@@ -42,6 +42,7 @@ async fn both_versions_of_reflection_describe_the_services() {
     assert_eq!(
         names,
         [
+            "envoy.service.auth.v3.Authorization",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "latchkey.v1.AuditService",

@@ -23,7 +23,7 @@ pub use self::{
     file::CallersError,
     identity::{Caller, NotAllowed},
     layer::{Admit, AdmitLayer},
-    policy::{Access, Endpoint, POLICY, Role, table},
+    policy::{Access, Endpoint, POLICY, Role, endpoint_name, table},
     refusals::{Refusal, Refusals},
     shared_secret::{ShortSecret, generate_secret, hash_secret},
 };

@@ -86,10 +86,19 @@ const fn endpoint(name: &'static str, access: Access) -> Endpoint {
 
 /// Returns who may use an endpoint; `None` for one that does not exist, which nobody may.
 pub(super) fn access(endpoint: &str) -> Option<Access> {
+    find(endpoint).map(|entry| entry.access)
+}
+
+/// Returns the name of an endpoint in the policy.
+pub fn endpoint_name(endpoint: &str) -> Option<&'static str> {
+    find(endpoint).map(|entry| entry.name)
+}
+
+fn find(endpoint: &str) -> Option<&'static Endpoint> {
     let is = |name: &str| {
         name == endpoint || name.strip_suffix('*').is_some_and(|begin| endpoint.starts_with(begin))
     };
-    POLICY.iter().find(|entry| is(entry.name)).map(|entry| entry.access)
+    POLICY.iter().find(|entry| is(entry.name))
 }
 
 /// Returns the header with a caller's credential: at `/verify` the usual one is that of the request which is verified.

@@ -7,11 +7,10 @@
 //! Since `Authorization` is the client's, a gateway sends its own credential as `X-Latchkey-Authorization`.
 
 use axum::{
-    Extension,
-    extract::State,
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+        HeaderName, HeaderValue, StatusCode,
         header::{CACHE_CONTROL, WWW_AUTHENTICATE},
+        request::Parts,
     },
     response::{IntoResponse as _, Response},
 };
@@ -24,17 +23,12 @@ use crate::{caller::Caller, registry::Transport, token::Scopes};
 ///
 /// 200: it is. 401: there is none, or it is not valid. 403: it lacks a scope. 400: the query has what is no scope. 503: it
 /// cannot be known. Only 200 lets a request through.
-pub(crate) async fn verify(
-    State(gateway): State<Gateway>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let Ok(required) = Scopes::parse(&scopes(uri.query().unwrap_or_default())) else {
+pub(crate) async fn verify(gateway: &Gateway, caller: &Caller, request: &Parts) -> Response {
+    let Ok(required) = Scopes::parse(&scopes(request.uri.query().unwrap_or_default())) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let credential = Credential::of(&headers, gateway.api_key_header.as_ref());
-    match gateway.decide(&caller, Transport::Verify, credential, required).await {
+    let credential = Credential::of(&request.headers, gateway.api_key_header.as_ref());
+    match gateway.decide(caller, Transport::Verify, credential, required).await {
         Ok(Decision::Allow(token)) => answer(StatusCode::OK, &identity(&token)),
         Ok(Decision::Deny(denial)) => deny(&denial),
         Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, &NOBODY),

@@ -1,6 +1,7 @@
 //! The HTTP transport: account events, metrics, health and the list of replicas. It translates, and holds no rule.
 
 mod account_events;
+mod front;
 mod health;
 mod metrics;
 mod problem;

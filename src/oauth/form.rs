@@ -7,7 +7,8 @@ use axum::{
     },
     response::{IntoResponse as _, Response},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 /// Returns the token in a form; `None` if it is no form, lacks the token, or repeats a parameter (RFC 6749, section 3.2).
@@ -43,8 +44,10 @@ pub(super) fn unavailable() -> Response {
 }
 
 /// Returns an answer that must not be cached.
-pub(super) fn answer(status: StatusCode, members: &Value) -> Response {
-    let mut response = (status, members.to_string()).into_response();
+pub(super) fn answer(status: StatusCode, members: &impl Serialize) -> Response {
+    // Fails only for maps whose keys are no strings.
+    let json = serde_json::to_vec(members).unwrap_or_default();
+    let mut response = (status, json).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
     headers.insert(CACHE_CONTROL, const { HeaderValue::from_static("no-store") });

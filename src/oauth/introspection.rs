@@ -1,13 +1,11 @@
 //! `POST /oauth2/introspect`: token introspection (RFC 7662).
 
 use axum::{
-    Extension,
-    body::Bytes,
-    extract::State,
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use uuid::Uuid;
 
 use super::{Issuer, OAuth, form};
 use crate::{
@@ -21,35 +19,52 @@ use crate::{
 /// 200 with `"active": true` and what is known of the token, or with exactly `{"active":false}`, whatever is wrong with it. 400:
 /// the form has not exactly one `token`. 503: it cannot be known; that is never `"active": false`.
 pub(crate) async fn introspect(
-    State(OAuth { registry, issuer }): State<OAuth>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Bytes,
+    OAuth { registry, issuer }: &OAuth,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
 ) -> Response {
-    let Some(token) = form::token(&headers, &body) else { return form::invalid_request() };
+    let Some(token) = form::token(headers, body) else { return form::invalid_request() };
     let none = Scopes::default();
-    match registry.validate(&caller, Transport::Introspection, token.as_bytes(), &none).await {
-        Ok(Verdict::Valid(token)) => form::answer(StatusCode::OK, &active(&token, issuer.as_ref())),
-        Ok(Verdict::Invalid(_)) => form::answer(StatusCode::OK, &json!({ "active": false })),
+    match registry.validate(caller, Transport::Introspection, token.as_bytes(), &none).await {
+        Ok(Verdict::Valid(token)) => active(&token, issuer.as_ref()),
+        Ok(Verdict::Invalid(_)) => form::answer(StatusCode::OK, &Inactive { active: false }),
         Err(_) => form::unavailable(),
     }
 }
 
-/// Returns what is known of a good token (RFC 7662, section 2.2).
-fn active(token: &Token, issuer: Option<&Issuer>) -> Value {
-    let mut members = json!({
-        "active": true,
-        "sub": token.user_id.as_str(),
-        "scope": token.scopes.to_text(),
-        "jti": token.id.hyphenated().to_string(),
-        "iat": token.created_at.timestamp(),
-        "token_type": "Bearer",
-    });
-    if let Some(expires_at) = token.expires_at {
-        members["exp"] = expires_at.timestamp().into();
-    }
-    if let Some(issuer) = issuer {
-        members["iss"] = issuer.as_str().into();
-    }
-    members
+/// What is known of a good token (RFC 7662, section 2.2).
+#[derive(Serialize)]
+struct Active<'a> {
+    active: bool,
+    sub: &'a str,
+    scope: &'a str,
+    jti: &'a str,
+    iat: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    token_type: &'static str,
+}
+
+/// What is said of any other.
+#[derive(Serialize)]
+struct Inactive {
+    active: bool,
+}
+
+fn active(token: &Token, issuer: Option<&Issuer>) -> Response {
+    let mut id = Uuid::encode_buffer();
+    let members = Active {
+        active: true,
+        sub: token.user_id.as_str(),
+        scope: &token.scopes.to_text(),
+        jti: token.id.hyphenated().encode_lower(&mut id),
+        iat: token.created_at.timestamp(),
+        exp: token.expires_at.map(|at| at.timestamp()),
+        iss: issuer.map(Issuer::as_str),
+        token_type: "Bearer",
+    };
+    form::answer(StatusCode::OK, &members)
 }

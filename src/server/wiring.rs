@@ -20,6 +20,7 @@ use crate::{
     http::{self, HttpLimits, HttpState},
     listener::{ClientAuth, TlsError},
     nats::{self, NatsError},
+    oauth::OAuth,
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
 };
@@ -124,7 +125,7 @@ impl Server {
                 registry: Arc::clone(&registry),
                 api_key_header: config.gateway.api_key_header.clone(),
             },
-            issuer: config.gateway.issuer.clone(),
+            oauth: OAuth { registry: Arc::clone(&registry), issuer: config.gateway.issuer.clone() },
             store: store.clone(),
             durations: grpc::durations()?,
             callers: Arc::clone(&callers),

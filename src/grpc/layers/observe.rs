@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn every_method_of_the_proto_package_is_counted() {
+    fn every_method_of_the_packages_is_counted() {
         let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
-        let files = descriptors.file.iter().filter(|file| file.package() == "latchkey.v1");
+        let files = descriptors.file.iter().filter(|file| PACKAGES.contains(&file.package()));
         let methods = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
         let declared: Vec<&str> = methods.map(|method| method.name()).collect();
         assert_eq!(method_names(), declared);
-        let expected = ["CreateToken", "ListTokens", "DeleteToken", "ValidateToken", "ListEvents"];
+        let expected = ["CreateToken", "ListTokens", "DeleteToken", "ValidateToken", "ListEvents", "Check"];
         assert_eq!(method_names(), expected);
         for method in METHODS.iter() {
             assert_eq!(Method::of(method.path).name, method.name);
