@@ -12,6 +12,8 @@ mod callers;
 mod chart;
 /// The values of the chart: every setting can be set, and wrong values are refused by name.
 mod chart_values;
+/// The client programs in examples/clients, and independent clients of OAuth, get what they expect.
+mod client_programs;
 /// Expiry is judged by the database's clock, however wrong a replica's clock is.
 mod clocks;
 /// `latchkey token …` for people and for programs.

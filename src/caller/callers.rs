@@ -14,7 +14,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     Caller, CallersError, NotAllowed, Refusal,
-    credentials::{Bearer, Credentials, credentials},
+    credentials::{BasicPair, Bearer, Credentials, credentials},
     failures::Failures,
     file::{self, CallerTable},
     jwt::{self, Jwts, KeysNeeded},
@@ -107,8 +107,16 @@ impl Callers {
         };
         let outcome = match credentials {
             Credentials::None => Outcome::NotRequested,
-            Credentials::Basic { name, secret } => {
-                table.secrets.authenticate(Some(&name), secret.expose_secret().as_bytes())
+            Credentials::Basic(pairs) => {
+                let outcomes = pairs.iter().map(|BasicPair { name, secret }| {
+                    table.secrets.authenticate(Some(name), secret.expose_secret().as_bytes())
+                });
+                outcomes
+                    .reduce(|raw, decoded| match raw {
+                        Outcome::Failed(_) => decoded,
+                        raw => raw,
+                    })
+                    .unwrap_or(Outcome::NotRequested)
             }
             Credentials::Bearer(Bearer(text)) if jwt::is_jwt(text) => {
                 match self.verify(&table.jwts, text, peer) {
