@@ -9,7 +9,6 @@ use std::{
 
 use crate::support::{App, Database::Sqlite, caller::SharedSecret, latchkey::Process, tools};
 
-const INSTALL_NODE: &str = "install Node.js: apt-get install nodejs npm";
 const INSTALL_PYTHON: &str = "install Python: apt-get install python3 python3-venv";
 
 /// What both programs print, with the token's hint.
@@ -35,13 +34,6 @@ fn copy(language: &str) -> (tempfile::TempDir, PathBuf) {
     }
     symlink(checkout.join("proto"), root.path().join("proto")).unwrap();
     (root, folder)
-}
-
-/// The packages that scripts/test installs.
-fn node_modules() -> PathBuf {
-    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node/node_modules");
-    assert!(packages.is_dir(), "the packages of Node.js are not installed: run the tests with scripts/test");
-    packages
 }
 
 async fn run(mut command: Command) -> String {
@@ -82,8 +74,8 @@ async fn the_program_in_python_works() {
 async fn the_program_in_typescript_works() {
     let app = App::start(Sqlite).await;
     let (_root, folder) = copy("typescript");
-    symlink(node_modules(), folder.join("node_modules")).unwrap();
-    let mut program = Command::new(tools::find("node", INSTALL_NODE));
+    symlink(tools::node_modules(), folder.join("node_modules")).unwrap();
+    let mut program = Command::new(tools::find("node", tools::INSTALL_NODE));
     program.current_dir(&folder).args(["--import", "tsx", "tokens.ts"]).arg(app.grpc_addr.to_string());
     check(&app, &run(program).await).await;
 }
@@ -120,8 +112,8 @@ async fn authlib_finds_introspects_and_revokes() {
 async fn oauth4webapi_finds_introspects_and_revokes() {
     let folder = tempfile::tempdir().unwrap();
     fs::copy("tests/oauth_clients/oauth4webapi_client.mjs", folder.path().join("client.mjs")).unwrap();
-    symlink(node_modules(), folder.path().join("node_modules")).unwrap();
-    let mut program = Command::new(tools::find("node", INSTALL_NODE));
+    symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
+    let mut program = Command::new(tools::find("node", tools::INSTALL_NODE));
     program.arg(folder.path().join("client.mjs"));
     oauth_client(program).await;
 }

@@ -1,6 +1,10 @@
 //! `/verify` alone, and behind real gateways that are started from the files in examples/gateways/.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use rstest::rstest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,6 +80,23 @@ async fn verify_answers_each_token_with_its_status_and_all_identity_headers() {
     assert_eq!(status, 400);
 }
 
+/// The ways to write a header with dashes and underscores, in lower case and as most clients do.
+fn spellings(name: &str) -> Vec<String> {
+    let words: Vec<_> = name.split('-').collect();
+    let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+    let with = |choice: usize, words: &[String]| {
+        let mut text = words[0].clone();
+        for (index, word) in words[1..].iter().enumerate() {
+            text.push(if choice & (1 << index) == 0 { '-' } else { '_' });
+            text.push_str(word);
+        }
+        text
+    };
+    let lower: Vec<_> = words.iter().map(|word| word.to_string()).collect();
+    let upper: Vec<_> = words.iter().map(|word| capital(word)).collect();
+    (0..1 << (words.len() - 1)).flat_map(|choice| [with(choice, &lower), with(choice, &upper)]).collect()
+}
+
 /// Returns the service that a gateway is to ask: the app, or another replica with TLS for Apache, which asks no other.
 fn service(kind: Kind, app: &App) -> (Service, Option<Process>) {
     if kind != Kind::Apache {
@@ -106,14 +127,9 @@ async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
     let (good, writer, leaver) = (bearer(&secret), bearer(&writer), bearer(&leaver));
 
     // Forged identity headers, in every spelling, are overwritten or removed.
-    let forged = [
-        ("authorization", good.as_str()),
-        ("X-Latchkey-User-Id", "mallory"),
-        ("x-latchkey-token-id", "mallory"),
-        ("X_Latchkey_User_Id", "mallory"),
-        ("x_latchkey_scopes", "mallory"),
-        ("X-Latchkey-Scopes", "mallory"),
-    ];
+    let spellings: Vec<_> = IDENTITY.into_iter().flat_map(spellings).collect();
+    let mut forged = vec![("authorization", good.as_str())];
+    forged.extend(spellings.iter().map(|name| (name.as_str(), "mallory")));
     let (status, _, body) = send("GET /items", &forged, b"").await;
     let headers = arrived(&body).unwrap_or_else(|| panic!("{status}: {body}"));
     let expected = ["alice", &id, "read"];
@@ -156,6 +172,16 @@ async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
     assert!(status == 403 && arrived(&body).is_none(), "{kind:?} {status} {body}");
     let (_, _, body) = send("POST /write/items", &[("authorization", &writer)], b"x").await;
     assert_eq!(arrived(&body).unwrap()[IDENTITY[0]], "writer");
+
+    // Envoy's access log has who it was.
+    if kind == Kind::Envoy {
+        until("the access log", || async {
+            let output = gateway.output();
+            (output.contains(r#""user":"alice""#) && output.contains(&format!(r#""token":"{id}""#)))
+                .then_some(())
+        })
+        .await;
+    }
 
     // A revocation holds for the next request.
     assert!(arrived(&send("GET /items", &[("authorization", &leaver)], b"").await.2).is_some());
@@ -255,4 +281,41 @@ async fn a_gateway_stays_closed_while_latchkey_is_killed_under_load_and_opens_wh
     let senders = (0..SENDERS).map(|_| run(&load, &gateway, &good));
     tokio::join!(walk, futures_util::future::join_all(senders));
     assert_eq!(count(&load.bad_let_through), 0, "{kind:?}");
+}
+
+#[test]
+fn configuration_that_is_not_run_says_so_and_fits_its_schema() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
+    for name in ["istio.yaml", "envoy-gateway.yaml", "kong.yaml", "apisix.yaml"] {
+        let text = std::fs::read_to_string(examples.join(name)).unwrap();
+        assert!(text.contains("Not run by the tests"), "{name}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy("tests/gateway_schemas/validate.mjs", folder.path().join("validate.mjs")).unwrap();
+    std::os::unix::fs::symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
+    let validate = |files: &[&Path]| {
+        let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
+        let output = node.arg(folder.path().join("validate.mjs")).args(files).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.success(), out, err)
+    };
+    let [istio, envoy] = ["istio.yaml", "envoy-gateway.yaml"].map(|name| examples.join(name));
+    let (fits, out, err) = validate(&[&istio, &envoy]);
+    assert!(fits, "{err}");
+    assert_eq!(out, "valid: IstioOperator\nvalid: AuthorizationPolicy\nvalid: SecurityPolicy\n");
+    // The check finds a mistake.
+    let wrong = folder.path().join("wrong.yaml");
+    let text = std::fs::read_to_string(&envoy).unwrap().replace("failOpen: false", "failOpen: never");
+    std::fs::write(&wrong, text).unwrap();
+    let (fits, _, err) = validate(&[&wrong]);
+    assert!(!fits && err.contains("failOpen must be boolean"), "{err}");
+}
+
+#[test]
+fn each_example_has_its_section_in_the_documentation() {
+    let documentation = std::fs::read_to_string("docs/gateways.md").unwrap();
+    for file in std::fs::read_dir("examples/gateways").unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(documentation.contains(&format!("(../examples/gateways/{name})")), "{name}");
+    }
 }

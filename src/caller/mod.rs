@@ -12,7 +12,6 @@ mod file;
 mod identity;
 mod jwks;
 mod jwt;
-mod layer;
 mod policy;
 mod refusals;
 mod scheme;
@@ -22,7 +21,6 @@ pub use self::{
     callers::{Admission, Callers},
     file::CallersError,
     identity::{Caller, NotAllowed},
-    layer::{Admit, AdmitLayer},
     policy::{Access, Endpoint, POLICY, Role, endpoint_name, table},
     refusals::{Refusal, Refusals},
     shared_secret::{ShortSecret, generate_secret, hash_secret},

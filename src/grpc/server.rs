@@ -20,12 +20,11 @@ use super::{
     authorization_service::AuthorizationHandler,
     connection_service::ConnectionService,
     layers::{self, Chain, Direct, MiddlewareLayer},
-    status,
     token_service::TokenHandler,
     unsent_bytes::UnsentTotal,
 };
 use crate::{
-    caller::{AdmitLayer, Callers, Refusal},
+    caller::Callers,
     gateway::Gateway,
     listener::{self, Connection, Listener, NewCalls},
     proto::{
@@ -103,8 +102,7 @@ pub(crate) async fn serve(
     limits: GrpcLimits,
     stop: CancellationToken,
 ) {
-    let refuse = |refusal: &Refusal| status::refused(refusal).into_http();
-    let admit = AdmitLayer { callers: Arc::clone(&services.callers), refuse };
+    let admit = layers::Admit { callers: Arc::clone(&services.callers) };
     let receive = layers::Receive::new(MAX_RECEIVE.min(limits.request_timeout), services.durations.clone());
     let unsent = UnsentTotal::default();
     let others = other_services(&services, unsent.clone(), limits);

@@ -126,7 +126,7 @@ impl TokenService for TokenHandler {
 ///
 /// # Errors
 ///
-/// INTERNAL: the request was not admitted by an `AdmitLayer`.
+/// INTERNAL: the request was not admitted by `layers::Admit`.
 pub(super) fn accept<T>(mut request: Request<T>) -> Result<(Caller, T), Status> {
     let caller = request.extensions_mut().remove();
     let caller = caller.ok_or_else(|| Status::internal("the call was not admitted"))?;

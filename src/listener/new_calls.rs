@@ -95,10 +95,10 @@ mod tests {
 
     #[tokio::test]
     async fn calls_that_are_ready_have_ended_when_the_connection_is_polled_again() {
-        let (done, mut ended) = mpsc::unbounded_channel();
+        let (done, mut ended) = mpsc::channel(2);
         let call = |number| -> Call {
             let done = done.clone();
-            Box::pin(async move { done.send(number).unwrap() })
+            Box::pin(async move { done.try_send(number).unwrap() })
         };
         run(vec![call(1), call(2)]).await;
         assert_eq!([ended.try_recv(), ended.try_recv()], [Ok(1), Ok(2)]);

