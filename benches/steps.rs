@@ -8,7 +8,7 @@ use divan::{Bencher, black_box};
 use latchkey::{
     caller::Caller,
     credentials::{HashLimits, Hasher, KeyRing, SecretVerifier},
-    registry::{CreationRates, NewToken, TokenRegistry, Transport},
+    registry::{CreationRates, NewToken, OnRepeat, TokenRegistry, Transport},
     store::{PoolLimits, Store},
     token::{BearerToken, Prefix, Scopes, TokenName},
     validation::{Authenticator, ValidationLimits},
@@ -126,6 +126,7 @@ impl Memory {
                 scopes: Scopes::default(),
                 expiry: None,
                 request_id: None,
+                on_repeat: OnRepeat::ReplaceSecret,
             };
             let bearer = registry
                 .issue(&Caller::unchecked(), new_token)

@@ -13,6 +13,7 @@
 //! | | `gateway` | what API gateways ask: the decision about a request, and `/verify` |
 //! | | `oauth` | token introspection and revocation, and their metadata (RFC 7662, 7009, 8414) |
 //! | | `kubernetes` | TokenReviews |
+//! | | [`page`] | the web page for people |
 //! | | [`nats`] | the subscriber to account events on NATS JetStream, and their replay |
 //! | | [`account_events`] | decodes account events, whatever their transport |
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
@@ -39,6 +40,7 @@ mod kubernetes;
 pub mod listener;
 pub mod nats;
 mod oauth;
+pub mod page;
 pub mod proto;
 pub mod registry;
 pub mod server;

@@ -98,6 +98,8 @@ mod oauth;
 mod operations;
 /// Too many calls, too slow or too large ones, are refused with a status that programs understand.
 mod overload;
+/// The web page: a person creates a token, sees it once and deletes it, by mouse, by keyboard and without JavaScript.
+mod page;
 /// No query reads a whole table, and each call makes a known list of statements.
 mod query_plans;
 /// Alive is not ready: /livez, /readyz and their equivalents in gRPC.

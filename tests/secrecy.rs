@@ -86,6 +86,8 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
             let _ = client.try_validate(bearer, &[scope]).await;
         }
     }
+    let on_page = create_on_page(&client).await;
+    presented.push(on_page);
     for bearer in &presented {
         ask_for_gateways(&client, bearer).await;
     }
@@ -107,6 +109,25 @@ async fn drive(app_url: &str, settings: &[&str], folder: &Path) -> (Vec<String>,
     output.push_str(&format!("{spans:?}"));
     (presented, output)
 }
+
+/// Creates a token on the web page, also with what is refused, and returns the bearer token that the page shows.
+async fn create_on_page(client: &Client) -> String {
+    let key = "A".repeat(43);
+    let cookie = format!("latchkey-form={key}; latchkey-user=pat");
+    let headers = [("cookie", cookie.as_str()), ("content-type", "application/x-www-form-urlencoded")];
+    let request_id = uuid::Uuid::now_v7();
+    let mut pages = String::new();
+    for name in ["page", "page", "ab"] {
+        let form = format!("key={key}&request_id={request_id}&name={name}&expiry=never&scopes=a");
+        let path = "POST /personal-api-tokens/new";
+        pages += &crate::support::http::send(client.http_addr, path, &headers, form.as_bytes()).await.2;
+    }
+    let begin = pages.find("pat_").expect("the page shows a token");
+    pages[begin..begin + BEARER_LENGTH].to_owned()
+}
+
+/// `pat_`, 22 characters, `_` and 49 characters.
+const BEARER_LENGTH: usize = 4 + 22 + 1 + 49;
 
 /// Asks about a token in every way that gateways do, with good and bad requests.
 async fn ask_for_gateways(client: &Client, bearer: &str) {

@@ -136,6 +136,32 @@ impl Callers {
         self.now(endpoint, peer, decide(outcome))
     }
 
+    /// Recognises the user whose JWT a proxy has added to a request.
+    ///
+    /// # Errors
+    ///
+    /// The JWT is not good, or not a user's; or it cannot be known.
+    pub async fn user(&self, jwt: &str) -> Result<Caller, Refusal> {
+        const NO_USER: Refusal = Refusal::BadCredentials("not a user's JWT");
+        let Some(listed) = &self.listed else { return Err(NO_USER) };
+        let table = listed.table.load_full();
+        let outcome = match self.verify(&table.jwts, jwt, None) {
+            Ok(outcome) => outcome,
+            Err(needed) => table.jwts.verify_with_new_keys(jwt, needed).await,
+        };
+        match outcome {
+            Outcome::Authenticated(caller) if caller.own_user().is_some() => Ok(caller),
+            Outcome::Authenticated(_) | Outcome::NotRequested => Err(NO_USER),
+            Outcome::Failed(reason) => Err(Refusal::BadCredentials(reason)),
+            Outcome::Unavailable => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// Whether callers are listed in a file.
+    pub fn are_listed(&self) -> bool {
+        self.listed.is_some()
+    }
+
     /// Verifies a JWT, unless its sender has failed too often: signatures are the only costly credentials.
     fn verify(&self, jwts: &Jwts, jwt: &str, peer: Option<&Peer>) -> Result<Outcome, KeysNeeded> {
         match jwts.remembered(jwt) {

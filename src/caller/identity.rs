@@ -58,7 +58,8 @@ impl Caller {
         Self(Identity::Listed(Arc::clone(caller)))
     }
 
-    pub(super) fn user(user: UserId) -> Self {
+    /// Returns a user whose identity was checked otherwise.
+    pub fn of_user(user: UserId) -> Self {
         Self(Identity::User(user))
     }
 

@@ -158,7 +158,7 @@ impl Jwts {
             }
             (Some(rule), _) => Caller::listed(&rule.caller),
             (None, Some(claim)) => match text(claim).and_then(|user| user.parse().ok()) {
-                Some(user) => Caller::user(user),
+                Some(user) => Caller::of_user(user),
                 None => return Outcome::Failed("the JWT has no user id"),
             },
             (None, None) => return Outcome::Failed("the JWT is no caller's"),

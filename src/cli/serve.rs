@@ -9,7 +9,13 @@ use std::{
 };
 
 use super::{AnyError, signals::StopSignals};
-use crate::{clock::Clock, config::Config, server::Server, telemetry::Telemetry};
+use crate::{
+    clock::Clock,
+    config::Config,
+    page::{self, Recognition},
+    server::Server,
+    telemetry::Telemetry,
+};
 
 /// Serves until a signal. A second signal ends the process at once.
 pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
@@ -22,7 +28,8 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    greet(server.grpc_addr(), server.http_addr(), server.admin_addr());
+    let has_page = config.page_recognition()? != Recognition::Off;
+    greet(server.grpc_addr(), server.http_addr(), server.admin_addr(), has_page);
     let stop = server.stopper();
     let mut ended = pin!(async {
         let ended = server.ended().await;
@@ -48,11 +55,12 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
 }
 
 /// Prints the listeners' addresses and a command to try.
-fn greet(grpc: SocketAddr, http: SocketAddr, admin: SocketAddr) {
+fn greet(grpc: SocketAddr, http: SocketAddr, admin: SocketAddr, has_page: bool) {
     tracing::info!(%grpc, %http, %admin, "listening");
+    let page = if has_page { format!("open: http://{http}{}\n", page::PATH) } else { String::new() };
     let text = format!(
         "latchkey listens for gRPC on {grpc} and for HTTP on {http} with metrics and health on {admin}\ntry: grpcurl -plaintext -d '{{\"user_id\":\"alice\",\"name\":\"first token\"}}' \
-         {grpc} latchkey.v1.TokenService/CreateToken\n",
+         {grpc} latchkey.v1.TokenService/CreateToken\n{page}",
     );
     // On a separate thread, because the write blocks while nobody reads standard output.
     thread::spawn(move || {

@@ -43,6 +43,13 @@ pub enum ConfigError {
          (LATCHKEY_INSECURE=1) where something else controls access"
     )]
     Exposed { setting: &'static str, addr: SocketAddr, missing: &'static str, set: &'static str },
+    /// The web page could not recognise anyone.
+    #[error(
+        "--page-jwt-header (LATCHKEY_PAGE_JWT_HEADER): needs --callers (LATCHKEY_CALLERS), a file with the issuer of the JWTs"
+    )]
+    PageJwt,
+    #[error("--page-scopes (LATCHKEY_PAGE_SCOPES): {file}: {problem}")]
+    PageScopes { file: PathBuf, problem: String },
     /// The settings of TLS do not fit together.
     #[error("{0}")]
     Tls(&'static str),

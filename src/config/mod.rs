@@ -7,6 +7,7 @@ mod error;
 mod gateway;
 mod load;
 mod nats;
+mod page;
 mod retention;
 mod serve;
 mod tls;
@@ -14,8 +15,8 @@ mod values;
 
 pub use self::{
     callers::CallersConfig, database::DatabaseConfig, environment::check_environment, error::ConfigError,
-    gateway::GatewayConfig, load::parse, nats::NatsConfig, retention::RetentionConfig, serve::Config,
-    tls::TlsConfig,
+    gateway::GatewayConfig, load::parse, nats::NatsConfig, page::PageConfig, retention::RetentionConfig,
+    serve::Config, tls::TlsConfig,
 };
 pub(crate) use self::{
     database::DATA_DIR,

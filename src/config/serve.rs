@@ -9,11 +9,15 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    CallersConfig, ConfigError, DatabaseConfig, GatewayConfig, NatsConfig, RetentionConfig, TlsConfig,
+    CallersConfig, ConfigError, DatabaseConfig, GatewayConfig, NatsConfig, PageConfig, RetentionConfig,
+    TlsConfig,
     load::parse,
     values::{duration, switch},
 };
-use crate::{credentials::HashLimits, store::DatabaseUrl, token::Prefix, validation::ValidationLimits};
+use crate::{
+    credentials::HashLimits, page::Recognition, store::DatabaseUrl, token::Prefix,
+    validation::ValidationLimits,
+};
 
 /// Default address of the gRPC listener.
 pub(crate) const GRPC_ADDR: &str = "127.0.0.1:50051";
@@ -61,6 +65,10 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gateway: GatewayConfig,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub page: PageConfig,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -198,6 +206,23 @@ impl Config {
                 Err(ConfigError::Exposed { setting, addr, missing, set })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Returns how the web page recognises its users.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::PageJwt`].
+    pub(crate) fn page_recognition(&self) -> Result<Recognition, ConfigError> {
+        match (&self.page.page_jwt_header, &self.callers.callers) {
+            (Some(_), None) => Err(ConfigError::PageJwt),
+            (Some(header), Some(_)) => Ok(Recognition::Jwt(header.clone())),
+            // Whoever reaches the service may do everything anyway.
+            (None, None) if self.http_addr.ip().is_loopback() && self.tls.tls_cert.is_none() => {
+                Ok(Recognition::Development)
+            }
+            (None, _) => Ok(Recognition::Off),
         }
     }
 

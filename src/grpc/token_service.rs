@@ -13,7 +13,7 @@ use super::{page_token, status::Violations, unsent_bytes::UnsentTotal};
 use crate::{
     caller::Caller,
     proto::latchkey::{self as pb, token_service_server::TokenService, validate_token_response::Outcome},
-    registry::{Issued, NewToken, Reason, TokenRegistry, Transport, Verdict},
+    registry::{Issued, NewToken, OnRepeat, Reason, TokenRegistry, Transport, Verdict},
     token::{
         Expiry, PageSize, Prefix, RequestId, Scopes, ScopesError, Token, TokenName, UserId, UserIdError,
         parse_hyphenated,
@@ -49,7 +49,8 @@ impl TokenService for TokenHandler {
             return Err(violations.into_status());
         };
 
-        let new = NewToken { user_id, name, scopes, expiry, request_id };
+        let on_repeat = OnRepeat::ReplaceSecret;
+        let new = NewToken { user_id, name, scopes, expiry, request_id, on_repeat };
         let Issued { token, secret } = self.registry.issue(&caller, new).await?;
         Ok(Response::new(pb::CreateTokenResponse {
             token: Some(to_proto(&token, self.registry.prefix())),

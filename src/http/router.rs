@@ -20,6 +20,7 @@ use crate::{
     kubernetes,
     listener::{self, Connection, Connections, Listener},
     oauth::{self, OAuth},
+    page::{self, Page},
     store::Store,
     telemetry::RpcDurations,
 };
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) struct HttpState {
     pub gateway: Gateway,
     pub oauth: OAuth,
+    pub page: Page,
     /// For metrics of its connection pools.
     pub store: Store,
     /// Durations of gRPC calls, for metrics.
@@ -54,6 +56,12 @@ impl FromRef<Arc<HttpState>> for Gateway {
 impl FromRef<Arc<HttpState>> for OAuth {
     fn from_ref(state: &Arc<HttpState>) -> Self {
         state.oauth.clone()
+    }
+}
+
+impl FromRef<Arc<HttpState>> for Page {
+    fn from_ref(state: &Arc<HttpState>) -> Self {
+        state.page.clone()
     }
 }
 
@@ -110,14 +118,16 @@ fn http1() -> http1::Builder {
 }
 
 /// Returns the routes that callers reach, but those that [`Front`] answers itself.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpState>>); 5] {
-    [
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<HttpState>>)> {
+    let mut routes = vec![
         ("/events", post(account_events::receive)),
         ("/oauth2/revoke", post(oauth::revoke)),
         ("/.well-known/oauth-authorization-server", get(oauth::metadata)),
         ("/.well-known/oauth-authorization-server/{*issuer}", get(oauth::metadata)),
         ("/kubernetes/token-review", post(kubernetes::review)),
-    ]
+    ];
+    routes.extend(page::routes());
+    routes
 }
 
 /// Returns the routes of the admin listener, which callers do not reach. Unbounded: these never wait, and are needed most
@@ -138,9 +148,12 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_policy() {
-        let routes = routes().map(|(path, _)| path.replace("{*issuer}", "*"));
-        for path in routes.iter().map(String::as_str).chain(Front::ROUTES) {
-            assert!(POLICY.iter().any(|entry| entry.name == path), "{path} is not in the policy");
+        let routes = routes().into_iter().map(|(path, _)| path);
+        for path in routes.chain(Front::ROUTES) {
+            let is = |name: &str| {
+                name == path || name.strip_suffix('*').is_some_and(|begin| path.starts_with(begin))
+            };
+            assert!(POLICY.iter().any(|entry| is(entry.name)), "{path} is not in the policy");
         }
     }
 }

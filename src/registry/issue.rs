@@ -29,6 +29,17 @@ pub struct NewToken {
     pub expiry: Option<Expiry>,
     /// The id of the request, if it may be repeated.
     pub request_id: Option<RequestId>,
+    /// What happens if it is.
+    pub on_repeat: OnRepeat,
+}
+
+/// What a repeated request gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRepeat {
+    /// The same token with a fresh secret, as long as it was not used.
+    ReplaceSecret,
+    /// [`RegistryError::RequestDone`], and the token stays as it is: its secret was shown to a person.
+    Refuse,
 }
 
 /// A token that was just issued, or given another secret, with its bearer token, this once.

@@ -16,7 +16,7 @@ pub use self::{
     audit::EventPage,
     creation_rates::CreationRates,
     error::RegistryError,
-    issue::{Issued, NewToken},
+    issue::{Issued, NewToken, OnRepeat},
     list::Page,
     purge::{PurgedRows, Purger, Retention},
     token_registry::TokenRegistry,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     RegistryError,
-    issue::{Issuance, NewToken},
+    issue::{Issuance, NewToken, OnRepeat},
     revoke::commit_and_evict,
 };
 use crate::{
@@ -42,6 +42,9 @@ impl Issuance {
         now: DateTime<Utc>,
     ) -> Result<Token, RegistryError> {
         let done = RegistryError::RequestDone { token_id: earlier.token_id };
+        if self.new.on_repeat == OnRepeat::Refuse {
+            return Err(done);
+        }
         if earlier.content != content(&self.new) {
             return Err(RegistryError::RequestIdReused);
         }
@@ -97,6 +100,7 @@ mod tests {
                 scopes: Scopes::parse(&scopes).unwrap(),
                 expiry: seconds.map(|at| Expiry::parse(at, 0, DateTime::UNIX_EPOCH).unwrap()),
                 request_id: None,
+                on_repeat: OnRepeat::ReplaceSecret,
             })
         };
         let contents = [

@@ -21,6 +21,7 @@ use crate::{
     listener::{ClientAuth, TlsError},
     nats::{self, NatsError},
     oauth::OAuth,
+    page::{Look, Page, PageState},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
 };
@@ -125,6 +126,7 @@ impl Server {
                 registry: Arc::clone(&registry),
                 api_key_header: config.gateway.api_key_header.clone(),
             },
+            page: Page(Arc::new(page_state(config, &registry, &callers)?)),
             oauth: OAuth { registry: Arc::clone(&registry), issuer: config.gateway.issuer.clone() },
             store: store.clone(),
             durations: grpc::durations()?,
@@ -229,6 +231,28 @@ async fn start_transports(
         Ok(())
     });
     Ok(transports)
+}
+
+/// Returns what the web page is made of.
+fn page_state(
+    config: &Config,
+    registry: &Arc<TokenRegistry>,
+    callers: &Arc<Callers>,
+) -> Result<PageState, StartError> {
+    let page = &config.page;
+    Ok(PageState {
+        registry: Arc::clone(registry),
+        callers: Arc::clone(callers),
+        recognition: config.page_recognition()?,
+        look: Look {
+            product: page.page_product.clone(),
+            accent: page.page_accent.clone(),
+            back: page.page_back.clone(),
+            frame_ancestors: page.page_frame_ancestors.clone().unwrap_or_default(),
+            api: page.page_api.clone(),
+        },
+        scopes: page.scopes()?,
+    })
 }
 
 /// Follows changes of the callers file until `stop` is cancelled.

@@ -26,7 +26,7 @@ pub enum NameError {
 }
 
 impl TokenName {
-    const MIN: usize = 3;
+    pub(crate) const MIN: usize = 3;
     const MAX: usize = 64;
     /// Bounds the work of normalisation. One character in NFC stands for at most 4 characters of the text, so a longer
     /// text has more than 64 in any case.
