@@ -109,7 +109,8 @@ async fn run<C: GracefulConnection>(watcher: Watcher, serving: C, connection: &C
             }
         }
     };
-    let serving = poll_fn(|cx| connection.calls.poll_with(cx, |cx| serving.as_mut().poll(cx)));
+    let relay = Arc::default();
+    let serving = poll_fn(|cx| connection.calls.poll_with(&relay, cx, |cx| serving.as_mut().poll(cx)));
     tokio::select! {
         biased;
         _ = serving => {}
