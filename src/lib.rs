@@ -19,6 +19,7 @@
 //! | domain | [`registry`] | the rules: issue, list, revoke, validate and purge tokens |
 //! | | [`validation`] | from a bearer token to its stored token: cache, lease, revocation log, other replicas, last use |
 //! | foundations | [`listener`] | accepts the connections of both listeners |
+//! | | `outgoing` | requests to other services over HTTP |
 //! | | [`caller`] | who is calling, and what that caller may do |
 //! | | [`store`] | the only SQL; the schema is in the `migrations` crate |
 //! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
@@ -40,6 +41,7 @@ mod kubernetes;
 pub mod listener;
 pub mod nats;
 mod oauth;
+mod outgoing;
 pub mod page;
 pub mod proto;
 pub mod registry;

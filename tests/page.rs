@@ -1,15 +1,20 @@
 //! The web page, in a real browser, and who may use it.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use rstest::rstest;
 
 use crate::support::{
     App,
     Database::Sqlite,
+    certificates::private_file,
     http,
     issuer::{Issuer, SigningKey},
-    tools,
+    latchkey::Killed,
+    tools, until,
 };
 
 const INSTALL_CHROMIUM: &str = "install Chromium: apt-get install chromium";
@@ -31,26 +36,75 @@ async fn a_person_creates_sees_and_deletes_tokens(
     walk: &'static str,
 ) {
     let app = App::start(Sqlite).await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy("tests/page/walks.mjs", folder.path().join("walks.mjs")).unwrap();
-    std::os::unix::fs::symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
+    let folder = scripts();
     // Looked at by people when the page changes: UPDATE=1 scripts/test accessible
     let pictures = if std::env::var_os("UPDATE").is_some() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/page")
     } else {
         folder.path().join("pictures")
     };
-    let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
-    node.env("CHROMIUM", tools::find("chromium", INSTALL_CHROMIUM));
-    node.arg(folder.path().join("walks.mjs")).args([&app.http_addr.to_string(), walk]).arg(&pictures);
-    let output = tokio::task::spawn_blocking(move || node.output().unwrap()).await.unwrap();
-    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(output.status.success() && out == "done\n", "{out}{err}");
+    run(&folder, &app, walk, &pictures).await;
     if walk == "accessible" {
         for name in ["list-light-wide", "form-dark-narrow", "token-light-narrow", "dialog-dark-wide"] {
             assert!(pictures.join(format!("{name}.png")).is_file(), "{name}");
         }
     }
+}
+
+/// A folder with the scripts and the packages that they need.
+fn scripts() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["walks.mjs", "provider.mjs"] {
+        std::fs::copy(Path::new("tests/page").join(name), folder.path().join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
+    folder
+}
+
+async fn run(folder: &tempfile::TempDir, app: &App, walk: &str, pictures: &Path) {
+    let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
+    node.env("CHROMIUM", tools::find("chromium", INSTALL_CHROMIUM));
+    node.arg(folder.path().join("walks.mjs")).args([&app.http_addr.to_string(), walk]).arg(pictures);
+    let output = tokio::task::spawn_blocking(move || node.output().unwrap()).await.unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success() && out == "done\n", "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_log_in_and_out_with_an_openid_provider() {
+    let folder = scripts();
+    let secret = "a secret of the client + 100 %";
+    let [http, provider] = [tools::free_port(), tools::free_port()];
+    let url = format!("http://127.0.0.1:{http}");
+    let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
+    node.arg(folder.path().join("provider.mjs")).args([&provider.to_string(), &url, secret]);
+    let _provider = Killed(node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    until("the provider", || async {
+        let metadata = "GET /.well-known/openid-configuration";
+        http::try_send(([127, 0, 0, 1], provider).into(), metadata, &[], b"").await
+    })
+    .await;
+    let file = private_file(folder.path(), "secret", secret);
+    let app = App::start_with(
+        Sqlite,
+        &[
+            "--http-addr",
+            &format!("127.0.0.1:{http}"),
+            "--page-url",
+            &url,
+            "--page-oidc-issuer",
+            &format!("http://127.0.0.1:{provider}"),
+            "--page-oidc-client-id",
+            "latchkey",
+            "--page-oidc-client-secret-file",
+            file.to_str().unwrap(),
+            "--page-max-age",
+            "2s",
+        ],
+    )
+    .await;
+    run(&folder, &app, "login", folder.path()).await;
+    assert_eq!(app.count("token_events WHERE actor = 'user:alice'").await, 1);
 }
 
 /// A service behind a proxy that says by a JWT who the user is.

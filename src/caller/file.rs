@@ -40,12 +40,15 @@ use toml::Spanned;
 use super::{
     client_certificate::ClientCertificates,
     identity::ListedCaller,
-    jwks::{JwksSource, KeySet, http_client},
+    jwks::{JwksSource, KeySet},
     jwt::{Issuer, JwtRule, Jwts},
     policy::Role,
     shared_secret::SharedSecrets,
 };
-use crate::token::{Scopes, UserId};
+use crate::{
+    outgoing::http_client,
+    token::{Scopes, UserId},
+};
 
 /// Maximum size of the file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;

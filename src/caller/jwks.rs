@@ -4,13 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
-    body::{Body, to_bytes},
-    http::{StatusCode, Uri},
-};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    body::Body,
+    http::{Request, Uri},
 };
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -20,10 +15,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Mutex, time::Instant};
 
-/// How long a fetch may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum size of a key set, in bytes, and in keys.
-const MAX_BYTES: usize = 1 << 20;
+use crate::outgoing::{HttpClient, MAX_BYTES, fetch};
+
+/// Maximum number of keys in a key set.
 const MAX_KEYS: usize = 100;
 /// A key that is not known has the set fetched anew, but not more often than this: callers can invent key ids.
 const REFETCH_PAUSE: Duration = Duration::from_secs(10);
@@ -46,8 +40,6 @@ pub(super) struct KeySet {
     /// When the source was last read, or that was last tried. Held by the one task that reads it.
     tried: Mutex<Option<Instant>>,
 }
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 
 /// The keys as they were when the source was last read.
 #[derive(Debug, Default)]
@@ -110,9 +102,11 @@ impl KeySet {
     async fn read(&self, tried: &mut Option<Instant>) {
         *tried = Some(Instant::now());
         let content = match &self.source {
-            JwksSource::Url(url) => tokio::time::timeout(FETCH_TIMEOUT, fetch(&self.client, url.clone()))
-                .await
-                .unwrap_or_else(|_| Err("no answer within 5 s".to_owned())),
+            JwksSource::Url(url) => {
+                let mut request = Request::new(Body::empty());
+                *request.uri_mut() = url.clone();
+                fetch(&self.client, request).await
+            }
             JwksSource::File(file) => tokio::fs::read(file).await.map_err(|error| error.to_string()),
         };
         match content.and_then(|content| parse(&content)) {
@@ -135,34 +129,6 @@ impl std::fmt::Display for JwksSource {
             Self::File(file) => write!(f, "{}", file.display()),
         }
     }
-}
-
-/// Returns a client that trusts the certificate authorities of the system.
-///
-/// # Errors
-///
-/// The system has none.
-pub(super) fn http_client() -> std::io::Result<HttpClient> {
-    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
-    let connector = HttpsConnectorBuilder::new()
-        .with_provider_and_native_roots(provider)?
-        .https_or_http()
-        .enable_http1()
-        .build();
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
-}
-
-async fn fetch(client: &HttpClient, url: Uri) -> Result<Vec<u8>, String> {
-    let response = client.get(url).await.map_err(|error| match std::error::Error::source(&error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })?;
-    if response.status() != StatusCode::OK {
-        return Err(format!("the answer is {}", response.status()));
-    }
-    let body =
-        to_bytes(Body::new(response.into_body()), MAX_BYTES).await.map_err(|error| error.to_string())?;
-    Ok(body.into())
 }
 
 /// Parses a key set. Keys that cannot verify a JWT are left out.

@@ -9,6 +9,7 @@ mod client_certificate;
 mod credentials;
 mod failures;
 mod file;
+mod id_token;
 mod identity;
 mod jwks;
 mod jwt;
@@ -20,6 +21,7 @@ mod shared_secret;
 pub use self::{
     callers::{Admission, Callers},
     file::CallersError,
+    id_token::{IdTokens, Identified},
     identity::{Caller, NotAllowed},
     policy::{Access, Endpoint, POLICY, Role, endpoint_name, table},
     refusals::{Refusal, Refusals},

@@ -9,13 +9,7 @@ use std::{
 };
 
 use super::{AnyError, signals::StopSignals};
-use crate::{
-    clock::Clock,
-    config::Config,
-    page::{self, Recognition},
-    server::Server,
-    telemetry::Telemetry,
-};
+use crate::{clock::Clock, config::Config, page, server::Server, telemetry::Telemetry};
 
 /// Serves until a signal. A second signal ends the process at once.
 pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
@@ -28,8 +22,7 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let has_page = config.page_recognition()? != Recognition::Off;
-    greet(server.grpc_addr(), server.http_addr(), server.admin_addr(), has_page);
+    greet(server.grpc_addr(), server.http_addr(), server.admin_addr(), server.has_page());
     let stop = server.stopper();
     let mut ended = pin!(async {
         let ended = server.ended().await;

@@ -48,6 +48,13 @@ pub enum ConfigError {
         "--page-jwt-header (LATCHKEY_PAGE_JWT_HEADER): needs --callers (LATCHKEY_CALLERS), a file with the issuer of the JWTs"
     )]
     PageJwt,
+    #[error(
+        "--page-oidc-issuer (LATCHKEY_PAGE_OIDC_ISSUER): needs --page-oidc-client-id, --page-oidc-client-secret-file and \
+         --page-url, and excludes --page-jwt-header"
+    )]
+    PageLogin,
+    #[error("--page-oidc-client-secret-file (LATCHKEY_PAGE_OIDC_CLIENT_SECRET_FILE): {file}: {problem}")]
+    PageOidc { file: PathBuf, problem: String },
     #[error("--page-scopes (LATCHKEY_PAGE_SCOPES): {file}: {problem}")]
     PageScopes { file: PathBuf, problem: String },
     /// The settings of TLS do not fit together.

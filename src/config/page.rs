@@ -1,13 +1,22 @@
 //! Settings of the web page.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::http::HeaderName;
 use clap::Args;
+use secrecy::SecretString;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
 
-use super::ConfigError;
+use super::{ConfigError, values::duration};
 use crate::{
-    page::{Accent, FrameAncestors},
+    oauth::Issuer,
+    outgoing::http_client,
+    page::{Accent, FrameAncestors, Oidc, Sealer},
     token::Scope,
 };
 
@@ -19,6 +28,31 @@ pub struct PageConfig {
     /// but without a callers file, on loopback, the page asks who the user is.
     #[arg(long, env = "LATCHKEY_PAGE_JWT_HEADER", value_name = "NAME")]
     pub page_jwt_header: Option<HeaderName>,
+
+    /// Issuer of the OpenID provider with which users of the web page log in. Default: none.
+    #[arg(long, env = "LATCHKEY_PAGE_OIDC_ISSUER", value_name = "URL")]
+    pub page_oidc_issuer: Option<Issuer>,
+
+    /// Name of this service as a client of the OpenID provider.
+    #[arg(long, env = "LATCHKEY_PAGE_OIDC_CLIENT_ID", value_name = "NAME")]
+    pub page_oidc_client_id: Option<String>,
+
+    /// File with the secret of this service as a client of the OpenID provider: 16 characters or more. It also encrypts sessions.
+    /// Others must not be able to read it.
+    #[arg(long, env = "LATCHKEY_PAGE_OIDC_CLIENT_SECRET_FILE", value_name = "FILE")]
+    pub page_oidc_client_secret_file: Option<PathBuf>,
+
+    /// Claim of the provider's ID tokens with the user's id.
+    #[arg(long, env = "LATCHKEY_PAGE_OIDC_USER_CLAIM", value_name = "CLAIM", default_value = "sub")]
+    pub page_oidc_user_claim: String,
+
+    /// How long ago a login with the OpenID provider may be when a token is created: 1s to 30d. Default: as long as the session.
+    #[arg(long, env = "LATCHKEY_PAGE_MAX_AGE", value_name = "DURATION", value_parser = duration::<1_000, 2_592_000_000>)]
+    pub page_max_age: Option<Duration>,
+
+    /// URL below which browsers reach the HTTP listener, for the OpenID provider to send them back.
+    #[arg(long, env = "LATCHKEY_PAGE_URL", value_name = "URL")]
+    pub page_url: Option<Issuer>,
 
     /// Name of the product on the web page.
     #[arg(long, env = "LATCHKEY_PAGE_PRODUCT", value_name = "NAME", default_value = "Latchkey")]
@@ -54,6 +88,39 @@ fn url(text: &str) -> Result<String, &'static str> {
 }
 
 impl PageConfig {
+    /// Returns the client of the OpenID provider, if one is configured.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::PageLogin`], [`ConfigError::PageOidc`].
+    pub(crate) fn oidc(&self) -> Result<Option<Oidc>, ConfigError> {
+        let Some(issuer) = &self.page_oidc_issuer else { return Ok(None) };
+        let (Some(client_id), Some(file), Some(url), None) = (
+            &self.page_oidc_client_id,
+            &self.page_oidc_client_secret_file,
+            &self.page_url,
+            &self.page_jwt_header,
+        ) else {
+            return Err(ConfigError::PageLogin);
+        };
+        let wrong = |problem: String| ConfigError::PageOidc { file: file.clone(), problem };
+        let client_secret = read_secret(file).map_err(wrong)?;
+        let Some(sealer) = Sealer::new(&client_secret) else {
+            return Err(wrong("cannot be used".to_owned()));
+        };
+        Ok(Some(Oidc {
+            issuer: issuer.clone(),
+            client_id: client_id.clone(),
+            client_secret,
+            user_claim: self.page_oidc_user_claim.clone(),
+            max_age: self.page_max_age,
+            url: url.clone(),
+            sealer,
+            client: http_client().map_err(|error| wrong(error.to_string()))?,
+            provider: OnceCell::new(),
+        }))
+    }
+
     /// Reads the scopes that can be chosen, in their order.
     ///
     /// # Errors
@@ -64,6 +131,23 @@ impl PageConfig {
         read_scopes(file).map_err(|problem| ConfigError::PageScopes { file: file.clone(), problem })
     }
 }
+
+/// Reads a secret that others must not be able to read.
+fn read_secret(file: &Path) -> Result<SecretString, String> {
+    let mode = std::fs::metadata(file).map_err(|error| error.to_string())?.permissions().mode();
+    if mode & 0o007 != 0 {
+        return Err("every user can read it; run chmod o-rwx on it".to_owned());
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| error.to_string())?);
+    let secret = text.trim();
+    if secret.len() < MIN_SECRET {
+        return Err(format!("the secret has fewer than {MIN_SECRET} characters"));
+    }
+    Ok(SecretString::from(secret))
+}
+
+/// The fewest characters of a client's secret: it also encrypts sessions.
+const MIN_SECRET: usize = 16;
 
 fn read_scopes(file: &Path) -> Result<Vec<(Scope, String)>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;

@@ -213,8 +213,11 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::PageJwt`].
+    /// [`ConfigError::PageJwt`], [`ConfigError::PageLogin`], [`ConfigError::PageOidc`].
     pub(crate) fn page_recognition(&self) -> Result<Recognition, ConfigError> {
+        if let Some(oidc) = self.page.oidc()? {
+            return Ok(Recognition::Oidc(Box::new(oidc)));
+        }
         match (&self.page.page_jwt_header, &self.callers.callers) {
             (Some(_), None) => Err(ConfigError::PageJwt),
             (Some(header), Some(_)) => Ok(Recognition::Jwt(header.clone())),

@@ -35,6 +35,12 @@ pub(crate) async fn verify(gateway: &Gateway, caller: &Caller, request: &Parts) 
     }
 }
 
+const NAMES: [HeaderName; 3] = [
+    HeaderName::from_static(IDENTITY[0]),
+    HeaderName::from_static(IDENTITY[1]),
+    HeaderName::from_static(IDENTITY[2]),
+];
+
 /// The identity in answers that let nothing through.
 const NOBODY: [String; 3] = [const { String::new() }; 3];
 
@@ -64,11 +70,11 @@ fn answer(status: StatusCode, identity: &[String; 3]) -> Response {
     let mut response = status.into_response();
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
-    for (name, value) in IDENTITY.into_iter().zip(identity) {
+    for (name, value) in NAMES.into_iter().zip(identity) {
         // A user id has no control characters; other bytes of UTF-8 are allowed (RFC 9110, obs-text).
         let value =
             HeaderValue::from_bytes(value.as_bytes()).unwrap_or(const { HeaderValue::from_static("") });
-        headers.insert(HeaderName::from_static(name), value);
+        headers.insert(name, value);
     }
     response
 }

@@ -51,7 +51,7 @@ impl Issuer {
     }
 
     /// Returns the URL of an endpoint.
-    pub(super) fn endpoint(&self, path: &str) -> String {
+    pub(crate) fn endpoint(&self, path: &str) -> String {
         format!("{}{path}", self.text.trim_end_matches('/'))
     }
 }

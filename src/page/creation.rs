@@ -12,10 +12,11 @@ use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
 use super::{
-    PATH, Page, PageState,
+    PATH, Page, PageState, Recognition,
     forgery::is_own,
     html::View,
     person::Person,
+    session::sign_in,
     texts::{ENGLISH as TEXTS, fill},
 };
 use crate::{
@@ -83,10 +84,15 @@ impl Problems {
 
 /// Shows the empty form.
 pub(super) async fn form(State(Page(state)): State<Page>, headers: HeaderMap) -> Response {
-    let person = match Person::of(&state, &headers).await {
+    let person = match Person::of(&state, &headers, Some("/new")).await {
         Ok(person) => person,
         Err(response) => return response,
     };
+    if let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session)
+        && !session.is_recent(&state, oidc, false)
+    {
+        return sign_in(&state, oidc, &headers, "/new", true).await;
+    }
     let entered =
         Entered { expiry: FIRST.into(), request_id: Uuid::now_v7().to_string(), ..Default::default() };
     show_form(View::new(&state, &headers, Some(&person)), StatusCode::OK, &entered, &Problems::default())
@@ -98,7 +104,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
-    let person = match Person::of(&state, &headers).await {
+    let person = match Person::of(&state, &headers, None).await {
         Ok(person) => person,
         Err(response) => return response,
     };
@@ -106,6 +112,11 @@ pub(super) async fn create(
     let entered = Entered::read(pairs);
     if !is_own(&state, &headers, &entered.key) {
         return view.message(StatusCode::FORBIDDEN, TEXTS.forged);
+    }
+    if let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session)
+        && !session.is_recent(&state, oidc, true)
+    {
+        return view.message(StatusCode::UNAUTHORIZED, TEXTS.not_recent);
     }
     let new = match check(&state, &person, &entered) {
         Ok(new) => new,

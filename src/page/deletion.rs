@@ -28,7 +28,7 @@ pub(super) async fn ask(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let person = match Person::of(&state, &headers).await {
+    let person = match Person::of(&state, &headers, Some("")).await {
         Ok(person) => person,
         Err(response) => return response,
     };
@@ -85,7 +85,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Form(answer): Form<Answer>,
 ) -> Response {
-    let person = match Person::of(&state, &headers).await {
+    let person = match Person::of(&state, &headers, None).await {
         Ok(person) => person,
         Err(response) => return response,
     };

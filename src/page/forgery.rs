@@ -66,8 +66,8 @@ pub(super) fn random() -> Option<String> {
 }
 
 /// Without TLS, as in development, browsers refuse the prefix.
-fn cookie_name(state: &PageState, name: &str) -> String {
-    if state.recognition == Recognition::Development {
+pub(super) fn cookie_name(state: &PageState, name: &str) -> String {
+    if matches!(state.recognition, Recognition::Development) {
         name.to_owned()
     } else {
         format!("{HOST_PREFIX}{name}")

@@ -49,9 +49,12 @@ impl<'a> View<'a> {
     /// Returns the page with this content.
     pub(super) fn page(self, status: StatusCode, title: &str, content: Markup) -> Response {
         let page = self.frame(title, content);
-        let mut response = response::html(status, &self.state.look, &self.nonce, page);
+        let mut response = response::html(status, self.state, &self.nonce, page);
         if let Some(key) = &self.key {
             key.keep(self.state, response.headers_mut());
+        }
+        if let Some(session) = self.person.and_then(|person| person.session.as_ref()) {
+            session.note_use(self.state, response.headers_mut());
         }
         response
     }
@@ -89,7 +92,7 @@ impl<'a> View<'a> {
                             span.brand { (look.product) }
                             @if let Some(back) = &look.back { a href=(back) { (TEXTS.back) } }
                         }
-                        @if self.state.recognition == Recognition::Development {
+                        @if matches!(self.state.recognition, Recognition::Development) {
                             div.development { (TEXTS.development) }
                         }
                     }
@@ -104,10 +107,16 @@ impl<'a> View<'a> {
         html! {
             footer {
                 span { (fill(TEXTS.acting_as, person.user.as_str())) }
-                @if self.state.recognition == Recognition::Development {
+                @if matches!(self.state.recognition, Recognition::Development) {
                     form method="post" action={ (PATH) "/user" } {
                         (self.key_field())
                         button.link type="submit" { (TEXTS.change_user) }
+                    }
+                }
+                @if person.session.is_some() {
+                    form method="post" action={ (PATH) "/sign-out" } {
+                        (self.key_field())
+                        button.link type="submit" { (TEXTS.sign_out) }
                     }
                 }
             }

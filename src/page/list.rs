@@ -32,7 +32,7 @@ pub(super) async fn show(
     Query(shown): Query<Shown>,
     headers: HeaderMap,
 ) -> Response {
-    let person = match Person::of(&state, &headers).await {
+    let person = match Person::of(&state, &headers, Some("")).await {
         Ok(person) => person,
         Err(response) => return response,
     };

@@ -7,8 +7,11 @@ mod deletion;
 mod forgery;
 mod html;
 mod list;
+mod oidc;
 mod person;
 mod response;
+mod sealed;
+mod session;
 mod style;
 mod texts;
 
@@ -17,6 +20,7 @@ use std::sync::Arc;
 use axum::routing::{MethodRouter, get, post};
 
 pub use self::style::{Accent, AccentError, FrameAncestors, FrameAncestorsError};
+pub(crate) use self::{oidc::Oidc, sealed::Sealer};
 use crate::{caller::Callers, registry::TokenRegistry, token::Scope};
 
 /// Where the page is.
@@ -39,8 +43,10 @@ pub(crate) struct PageState {
 }
 
 /// How the page knows who its user is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Recognition {
+    /// By a login with an OpenID provider.
+    Oidc(Box<Oidc>),
     /// By a JWT that a proxy in front of the page puts into this header.
     Jwt(axum::http::HeaderName),
     /// By what the user says: for development, on loopback only.
@@ -72,6 +78,9 @@ where
         ("/personal-api-tokens/new", get(creation::form).post(creation::create)),
         ("/personal-api-tokens/{id}/delete", get(deletion::ask).post(deletion::delete)),
         ("/personal-api-tokens/user", post(person::choose)),
+        ("/personal-api-tokens/callback", get(session::callback)),
+        ("/personal-api-tokens/sign-out", post(session::sign_out)),
+        ("/personal-api-tokens/signed-out", get(session::signed_out)),
         ("/personal-api-tokens/page.css", get(style::css)),
         ("/personal-api-tokens/page.js", get(style::script)),
     ]

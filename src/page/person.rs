@@ -13,6 +13,7 @@ use super::{
     PATH, Page, PageState, Recognition,
     forgery::{cookie, is_own, set_cookie},
     html::{self, View},
+    session::{Session, sign_in},
     texts::ENGLISH as TEXTS,
 };
 use crate::{caller::Caller, token::UserId};
@@ -24,15 +25,21 @@ const USER: &str = "latchkey-user";
 pub(super) struct Person {
     pub(super) user: UserId,
     pub(super) caller: Caller,
+    /// The session, after a login.
+    pub(super) session: Option<Session>,
 }
 
 impl Person {
-    /// Recognises the user of a request.
+    /// Recognises the user of a request. A browser that asks for a page, `to` below the path, is sent to log in first.
     ///
     /// # Errors
     ///
     /// The answer to a request whose user is not known.
-    pub(super) async fn of(state: &PageState, headers: &HeaderMap) -> Result<Self, Response> {
+    pub(super) async fn of(
+        state: &PageState,
+        headers: &HeaderMap,
+        to: Option<&str>,
+    ) -> Result<Self, Response> {
         let refused =
             || View::new(state, headers, None).message(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in);
         match &state.recognition {
@@ -43,7 +50,7 @@ impl Person {
                 let user = cookie(headers, USER)
                     .and_then(|text| percent_decode_str(text).decode_utf8().ok()?.parse::<UserId>().ok());
                 let Some(user) = user else { return Err(html::choose_user(state, headers, "", None)) };
-                Ok(Self { caller: Caller::of_user(user.clone()), user })
+                Ok(Self { caller: Caller::of_user(user.clone()), user, session: None })
             }
             Recognition::Jwt(header) => {
                 let mut values = headers.get_all(header).iter();
@@ -57,7 +64,18 @@ impl Person {
                     _ => refused(),
                 })?;
                 let Some(user) = caller.own_user().cloned() else { return Err(refused()) };
-                Ok(Self { user, caller })
+                Ok(Self { user, caller, session: None })
+            }
+            Recognition::Oidc(oidc) => {
+                let session = Session::of(state, oidc, headers);
+                let known = session.and_then(|session| Some((session.user.parse::<UserId>().ok()?, session)));
+                match (known, to) {
+                    (Some((user, session)), _) => {
+                        Ok(Self { caller: Caller::of_user(user.clone()), user, session: Some(session) })
+                    }
+                    (None, Some(to)) => Err(sign_in(state, oidc, headers, to, false).await),
+                    (None, None) => Err(refused()),
+                }
             }
         }
     }
@@ -77,7 +95,7 @@ pub(super) async fn choose(
     headers: HeaderMap,
     Form(choice): Form<Choice>,
 ) -> Response {
-    if state.recognition != Recognition::Development || !is_own(&state, &headers, &choice.key) {
+    if !matches!(state.recognition, Recognition::Development) || !is_own(&state, &headers, &choice.key) {
         return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
     }
     let user = choice.user.trim();

@@ -91,6 +91,9 @@ pub(super) struct Texts {
     /// The user.
     pub(super) acting_as: &'static str,
     pub(super) change_user: &'static str,
+    pub(super) sign_out: &'static str,
+    pub(super) signed_out: &'static str,
+    pub(super) not_recent: &'static str,
 }
 
 pub(super) const ENGLISH: Texts = Texts {
@@ -166,7 +169,7 @@ pub(super) const ENGLISH: Texts = Texts {
     forged: "This form is out of date. Open the page again and repeat what you did.",
     not_signed_in: "You are not signed in, or your session has ended. Sign in and open the page again.",
     gone: "This token is no longer in your list.",
-    off: "This page is not set up. See LATCHKEY_PAGE_JWT_HEADER in the documentation.",
+    off: "This page is not set up: see docs/page.md.",
 
     development: "Development: anyone who opens this page can act as any user.",
     choose_user: "Choose a user",
@@ -176,6 +179,9 @@ pub(super) const ENGLISH: Texts = Texts {
     go_on: "Continue",
     acting_as: "You act as {}",
     change_user: "Change user",
+    sign_out: "Sign out",
+    signed_out: "You are signed out.",
+    not_recent: "You signed in too long ago to create a token. Open the page again, sign in and repeat what you did.",
 };
 
 /// Puts `value` in the place of `{}`.

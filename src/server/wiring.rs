@@ -21,7 +21,7 @@ use crate::{
     listener::{ClientAuth, TlsError},
     nats::{self, NatsError},
     oauth::OAuth,
-    page::{Look, Page, PageState},
+    page::{Look, Page, PageState, Recognition},
     registry::TokenRegistry,
     store::{DatabaseUrl, Store, StoreError, create_private_folder},
 };
@@ -32,6 +32,7 @@ pub struct Server {
     grpc_addr: SocketAddr,
     http_addr: SocketAddr,
     admin_addr: SocketAddr,
+    has_page: bool,
     registry: Arc<TokenRegistry>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), ServeError>>,
@@ -121,12 +122,14 @@ impl Server {
         let watch =
             DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
                 .await;
+        let page = page_state(config, &registry, &callers)?;
+        let has_page = !matches!(page.recognition, Recognition::Off);
         let state = HttpState {
             gateway: Gateway {
                 registry: Arc::clone(&registry),
                 api_key_header: config.gateway.api_key_header.clone(),
             },
-            page: Page(Arc::new(page_state(config, &registry, &callers)?)),
+            page: Page(Arc::new(page)),
             oauth: OAuth { registry: Arc::clone(&registry), issuer: config.gateway.issuer.clone() },
             store: store.clone(),
             durations: grpc::durations()?,
@@ -140,7 +143,7 @@ impl Server {
 
         let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
         let running = tokio::spawn(service.run(transports, tail, config.clone()));
-        Ok(Self { grpc_addr, http_addr, admin_addr, registry, stop, running })
+        Ok(Self { grpc_addr, http_addr, admin_addr, has_page, registry, stop, running })
     }
 
     /// Returns the address of the gRPC listener.
@@ -156,6 +159,11 @@ impl Server {
     /// Returns the address of the admin listener.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
+    }
+
+    /// Returns whether there is a web page.
+    pub(crate) fn has_page(&self) -> bool {
+        self.has_page
     }
 
     /// Returns the registry, for callers in the same process.

@@ -18,9 +18,12 @@ async function open(options = {}) {
   context.setDefaultTimeout(10_000);
   const page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
-  // A refusal of the server is one too, and some walks are about these.
-  const is_refusal = (text) => text.startsWith("Failed to load resource: the server responded");
-  page.on("console", (message) => assert.ok(message.type() !== "error" || is_refusal(message.text()), message.text()));
+  // A refusal of the server is one too, and some walks are about these. The provider's pages are not ours.
+  page.on("console", (message) => {
+    const is_refusal = message.text().startsWith("Failed to load resource: the server responded");
+    const is_ours = message.location().url.startsWith(origin);
+    assert.ok(message.type() !== "error" || is_refusal || !is_ours, message.text());
+  });
   return page;
 }
 
@@ -277,6 +280,64 @@ const walks = {
     assert.ok(token);
     // The same form from this page is accepted.
     assert.equal((await post(page, "/personal-api-tokens/new", { ...fields, key })).status, 200);
+  },
+
+  async login() {
+    const page = await open();
+    const sign_in = async (page, user) => {
+      await page.fill("[name=login]", user);
+      await page.fill("[name=password]", "any");
+      await page.click("button[type=submit]");
+    };
+    const consent = (page) => page.click("button:has-text('Continue')");
+    const session = async (page) => (await page.context().cookies()).find(({ name }) => name === "__Host-latchkey-session");
+    // What an attacker left in the browser is worth nothing, and is replaced.
+    const planted = { name: "__Host-latchkey-session", value: "A".repeat(120), url: "https://127.0.0.1/", secure: true };
+    await page.context().addCookies([planted]);
+    let returned;
+    page.on("request", (request) => {
+      if (request.url().includes("/callback?")) returned = request.url();
+    });
+    await page.goto(`${base}/new`);
+    await sign_in(page, "alice");
+    await consent(page);
+    // Back where the login began.
+    await page.waitForSelector("h1 >> text=Add Personal API Token");
+    const kept = await session(page);
+    assert.ok(kept.httpOnly && kept.secure && kept.value !== planted.value && !kept.value.includes("alice"), JSON.stringify(kept));
+    await page.fill("#name", "by login");
+    await page.click("text=Generate New Token");
+    await page.waitForSelector("#token");
+    await page.click("text=Done");
+    assert.deepEqual(await names(page), ["by login"]);
+    await page.waitForSelector("text=You act as alice");
+
+    // A code is good once, and only in the browser that began the login.
+    const stranger = await open();
+    for (const other of [page, stranger]) {
+      assert.equal((await other.goto(returned)).status(), 401);
+    }
+    // A changed session is none.
+    const changed = kept.value.slice(0, 40) + (kept.value[40] === "A" ? "B" : "A") + kept.value.slice(41);
+    await stranger.context().addCookies([{ ...planted, value: changed }]);
+    await stranger.goto(base);
+    await stranger.waitForSelector("[name=login]");
+    // A form without a session says so; it makes nothing.
+    const { status } = await post(stranger, "/personal-api-tokens/new", { key: "x", name: "forged", expiry: "never" });
+    assert.equal(status, 401);
+
+    // A login that is not recent is asked for again before a token is made.
+    await page.waitForTimeout(2_100);
+    await page.goto(`${base}/new`);
+    await sign_in(page, "alice");
+    await page.waitForSelector("h1 >> text=Add Personal API Token");
+
+    await page.goto(base);
+    await page.click("text=Sign out");
+    await page.click("button[value=yes]");
+    await page.waitForSelector("text=You are signed out");
+    await page.goto(base);
+    await page.waitForSelector("[name=login]");
   },
 
   async accessible() {

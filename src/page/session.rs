@@ -1,0 +1,185 @@
+//! A session after a login, in an encrypted cookie.
+
+use axum::{
+    extract::{Query, State},
+    http::{HeaderMap, StatusCode, header::LOCATION},
+    response::{IntoResponse as _, Response},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    PATH, Page, PageState, Recognition,
+    forgery::{cookie, cookie_name, is_own, set_cookie},
+    html::View,
+    oidc::{Login, LoginError, Oidc},
+    texts::ENGLISH as TEXTS,
+};
+
+const SESSION: &str = "latchkey-session";
+const LOGIN: &str = "latchkey-login";
+/// A session ends when nothing was done for this time, and after this time in any case. In seconds.
+pub(super) const IDLE: i64 = 30 * 60;
+pub(super) const LONGEST: i64 = 8 * 60 * 60;
+/// How long a login may take, in seconds.
+const LOGIN_TIME: i64 = 10 * 60;
+/// How often the cookie notes that the session is in use, in seconds.
+const NOTE: i64 = 60;
+/// How long a form may take, in seconds: a login that was recent when the form was opened is recent enough when it is sent.
+const FORM_TIME: i64 = 15 * 60;
+
+/// Times are in seconds since the Unix epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Session {
+    pub(super) user: String,
+    began: i64,
+    seen: i64,
+    /// When the user gave the provider a credential.
+    auth_time: i64,
+}
+
+impl Session {
+    /// Reads the session of a browser, if it has not ended.
+    pub(super) fn of(state: &PageState, oidc: &Oidc, headers: &HeaderMap) -> Option<Self> {
+        let session: Self = oidc.sealer.open(SESSION, cookie(headers, &cookie_name(state, SESSION))?)?;
+        session.lives(now(state)).then_some(session)
+    }
+
+    fn lives(&self, now: i64) -> bool {
+        now - self.seen <= IDLE && now - self.began <= LONGEST
+    }
+
+    /// Notes in the cookie that the session is in use.
+    pub(super) fn note_use(&self, state: &PageState, headers: &mut HeaderMap) {
+        let now = now(state);
+        if let Recognition::Oidc(oidc) = &state.recognition
+            && now - self.seen >= NOTE
+        {
+            Self { seen: now, ..self.clone() }.keep(state, oidc, headers);
+        }
+    }
+
+    fn keep(&self, state: &PageState, oidc: &Oidc, headers: &mut HeaderMap) {
+        if let Some(sealed) = oidc.sealer.seal(SESSION, self) {
+            set_cookie(state, headers, SESSION, &sealed);
+        }
+    }
+
+    /// Whether the login is recent enough to make a token; `sent` is whether the form was filled in already.
+    pub(super) fn is_recent(&self, state: &PageState, oidc: &Oidc, sent: bool) -> bool {
+        let more = if sent { FORM_TIME } else { 0 };
+        oidc.max_age.is_none_or(|max_age| {
+            now(state).saturating_sub(self.auth_time)
+                <= i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX).saturating_add(more)
+        })
+    }
+}
+
+fn now(state: &PageState) -> i64 {
+    state.registry.clock().now().timestamp()
+}
+
+/// Sends the browser to the provider. Afterwards it comes back to `to`, below the page.
+pub(super) async fn sign_in(
+    state: &PageState,
+    oidc: &Oidc,
+    headers: &HeaderMap,
+    to: &str,
+    anew: bool,
+) -> Response {
+    let unavailable =
+        || View::new(state, headers, None).message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable);
+    let Ok((login, url)) = oidc.begin(to, anew, now(state)).await else { return unavailable() };
+    let Some(sealed) = oidc.sealer.seal(LOGIN, &login) else { return unavailable() };
+    let mut response = redirect(&url);
+    set_cookie(state, response.headers_mut(), LOGIN, &sealed);
+    response
+}
+
+#[derive(Deserialize)]
+pub(super) struct Callback {
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    code: String,
+}
+
+/// Ends a login: the provider has sent the browser back.
+pub(super) async fn callback(
+    State(Page(state)): State<Page>,
+    Query(callback): Query<Callback>,
+    headers: HeaderMap,
+) -> Response {
+    let view = || View::new(&state, &headers, None);
+    let Recognition::Oidc(oidc) = &state.recognition else {
+        return view().message(StatusCode::NOT_FOUND, TEXTS.off);
+    };
+    let login: Option<Login> =
+        cookie(&headers, &cookie_name(&state, LOGIN)).and_then(|text| oidc.sealer.open(LOGIN, text));
+    let refused = || view().message(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in);
+    let Some(login) = login.filter(|login| now(&state) - login.began <= LOGIN_TIME) else { return refused() };
+    match oidc.end(&login, &callback.state, &callback.code).await {
+        Err(LoginError::Unavailable) => view().message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
+        Err(LoginError::Refused) => refused(),
+        Ok(identified) => {
+            let now = now(&state);
+            let session = Session {
+                user: identified.user.as_str().to_owned(),
+                began: now,
+                seen: now,
+                auth_time: identified.auth_time.unwrap_or(now),
+            };
+            let mut response = redirect(&format!("{PATH}{}", login.to));
+            session.keep(&state, oidc, response.headers_mut());
+            // A login ends once.
+            set_cookie(&state, response.headers_mut(), LOGIN, "");
+            response
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct SignOut {
+    #[serde(default)]
+    key: String,
+}
+
+/// Ends the session, here and with the provider.
+pub(super) async fn sign_out(
+    State(Page(state)): State<Page>,
+    headers: HeaderMap,
+    axum::Form(form): axum::Form<SignOut>,
+) -> Response {
+    let Recognition::Oidc(oidc) = &state.recognition else {
+        return View::new(&state, &headers, None).message(StatusCode::NOT_FOUND, TEXTS.off);
+    };
+    if !is_own(&state, &headers, &form.key) {
+        return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
+    }
+    let signed_out = format!("{PATH}/signed-out");
+    let mut response = redirect(&oidc.end_session().await.unwrap_or(signed_out));
+    set_cookie(&state, response.headers_mut(), SESSION, "");
+    response
+}
+
+/// Where the provider sends the browser after a logout.
+pub(super) async fn signed_out(State(Page(state)): State<Page>, headers: HeaderMap) -> Response {
+    View::new(&state, &headers, None).message(StatusCode::OK, TEXTS.signed_out)
+}
+
+fn redirect(url: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, url)]).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_when_it_is_not_used_and_after_a_day_of_work_in_any_case() {
+        let session = |began, seen| Session { user: "alice".to_owned(), began, seen, auth_time: began };
+        assert!(session(0, 0).lives(IDLE));
+        assert!(!session(0, 0).lives(IDLE + 1));
+        assert!(session(0, LONGEST).lives(LONGEST));
+        assert!(!session(0, LONGEST + 1).lives(LONGEST + 1));
+    }
+}
