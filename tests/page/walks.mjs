@@ -10,12 +10,12 @@ const [address, walk, pictures] = process.argv.slice(2);
 const origin = `http://${address}`;
 const base = `${origin}/personal-api-tokens`;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-// The tests may run as root, where the sandbox cannot.
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
+// The tests may run as root, where the sandbox cannot, and in containers with little shared memory.
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 
 async function open(options = {}) {
   const context = await browser.newContext({ timezoneId: "Europe/Berlin", ...options });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(30_000);
   const page = await context.newPage();
   page.on("pageerror", (error) => assert.fail(error));
   // A refusal of the server is one too, and some walks are about these. The provider's pages are not ours.
