@@ -24,6 +24,7 @@
 //! | | [`store`] | the only SQL; the schema is in the `migrations` crate |
 //! | | [`credentials`] | argon2id and the key ring: hashes secrets and verifies them |
 //! | | [`token`] | pure types: bearer token, name, scopes, user id, expiry |
+//! | | `deadline` | bounds how long an answer may take |
 //! | | [`clock`] | the current time, which tests can set |
 //! | | [`telemetry`] | the log, traces, trace context, metrics of calls |
 //! | | [`proto`] | the generated protobuf messages and stubs |
@@ -34,6 +35,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credentials;
+mod deadline;
 mod gateway;
 pub mod grpc;
 pub mod http;

@@ -12,7 +12,7 @@ use ::latchkey::proto::envoy::{
 use prost_types::value::Kind;
 use tonic::Code;
 
-use crate::support::{App, Database::Sqlite, client::create_request, postgres::Postgres, until};
+use crate::support::{App, Database::Sqlite, postgres::Postgres, until};
 
 /// A request with these headers, to a route with these context extensions.
 fn check(headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
@@ -60,21 +60,11 @@ async fn denied(app: &App, request: CheckRequest) -> (i32, i32, String) {
     (response.status.unwrap().code, denied.status.unwrap().code, challenge.clone())
 }
 
-async fn issue(app: &App, user: &str, scopes: &[&str]) -> (String, String) {
-    let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
-    let created = app.create_with(::latchkey::proto::latchkey::CreateTokenRequest {
-        scopes,
-        ..create_request(user, "token")
-    });
-    let created = created.await.unwrap();
-    (created.token.unwrap().id, created.secret)
-}
-
 #[tokio::test]
 async fn a_good_token_sets_every_identity_header_and_the_facts_for_the_access_log() {
     let app = App::start(Sqlite).await;
-    let (id, secret) = issue(&app, "älice", &["read", "write"]).await;
-    let (_, bare) = issue(&app, "bob", &[]).await;
+    let (id, secret) = app.issue_for("älice", &["read", "write"]).await;
+    let (_, bare) = app.issue_for("bob", &[]).await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let headers = [("authorization", &*format!("{scheme} {secret}")), ("x-latchkey-user-id", "mallory")];
         let (ok, response) = allowed(&app, check(&headers, &[("scopes", "read  write")])).await;
@@ -101,7 +91,7 @@ async fn a_good_token_sets_every_identity_header_and_the_facts_for_the_access_lo
 #[tokio::test]
 async fn each_refusal_has_its_status_and_challenge() {
     let app = App::start(Sqlite).await;
-    let (id, secret) = issue(&app, "alice", &["read"]).await;
+    let (id, secret) = app.issue_for("alice", &["read"]).await;
     let good = format!("Bearer {secret}");
     let unauthenticated = i32::from(Code::Unauthenticated);
     let invalid = (unauthenticated, 401, "Bearer error=\"invalid_token\"".to_owned());
@@ -128,7 +118,7 @@ async fn each_refusal_has_its_status_and_challenge() {
 #[tokio::test]
 async fn headers_that_come_one_by_one_are_read_too_and_a_second_credential_is_refused() {
     let app = App::start_with(Sqlite, &["--api-key-header", "X-Api-Key", "--remove-credential"]).await;
-    let (_, secret) = issue(&app, "alice", &[]).await;
+    let (_, secret) = app.issue_for("alice", &[]).await;
     let good = format!("Bearer {secret}");
     let raw = |headers: &[(&str, &str)]| {
         let headers = headers.iter().map(|&(key, value)| HeaderValue {
@@ -162,7 +152,7 @@ async fn what_cannot_be_known_is_unavailable() {
     let url = server.create_database().await;
     let settings = ["--database-timeout", "500ms", "--max-staleness", "1s"];
     let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;
-    let (_, secret) = issue(&app, "alice", &[]).await;
+    let (_, secret) = app.issue_for("alice", &[]).await;
     server.stop();
     until("UNAVAILABLE", || async {
         match ask(&app, check(&[("authorization", &format!("Bearer {secret}"))], &[])).await {

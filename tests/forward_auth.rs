@@ -25,22 +25,12 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-async fn issue(app: &App, user: &str, scopes: &[&str]) -> (String, String) {
-    let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
-    let request = ::latchkey::proto::latchkey::CreateTokenRequest {
-        scopes,
-        ..crate::support::client::create_request(user, "token")
-    };
-    let created = app.create_with(request).await.unwrap();
-    (created.token.unwrap().id, created.secret)
-}
-
 #[tokio::test]
 async fn verify_answers_each_token_with_its_status_and_all_identity_headers() {
     let app = App::start(Sqlite).await;
-    let (id, secret) = issue(&app, "älice", &["read", "write"]).await;
-    let (_, bare) = issue(&app, "bob", &[]).await;
-    let (gone_id, gone) = issue(&app, "carol", &[]).await;
+    let (id, secret) = app.issue_for("älice", &["read", "write"]).await;
+    let (_, bare) = app.issue_for("bob", &[]).await;
+    let (gone_id, gone) = app.issue_for("carol", &[]).await;
     app.delete("carol", &gone_id).await.unwrap();
     let good = format!("Bearer {secret}");
     let verify = async |path: &str, tokens: &[&str]| {
@@ -115,9 +105,9 @@ async fn a_gateway_lets_only_good_tokens_through_and_hands_on_who_it_is(
     #[values(Kind::Nginx, Kind::Caddy, Kind::Traefik, Kind::Envoy, Kind::Apache)] kind: Kind,
 ) {
     let app = App::start(Sqlite).await;
-    let (id, secret) = issue(&app, "alice", &["read"]).await;
-    let (_, writer) = issue(&app, "writer", &["write"]).await;
-    let (_, leaver) = issue(&app, "leaver", &[]).await;
+    let (id, secret) = app.issue_for("alice", &["read"]).await;
+    let (_, writer) = app.issue_for("writer", &["write"]).await;
+    let (_, leaver) = app.issue_for("leaver", &[]).await;
     let (service, replica) = service(kind, &app);
     let gateway = Gateway::start(kind, &service).await;
     let send = async |path: &str, headers: &[(&str, &str)], body: &[u8]| {

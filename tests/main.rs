@@ -92,7 +92,7 @@ mod metrics;
 mod migrations;
 /// The subscriber and the broker authenticate each other.
 mod nats_security;
-/// OAuth 2.0: revocation by whoever holds the token, and the metadata of the endpoints.
+/// OAuth 2.0: revocation by the holder of the token, and the metadata of the endpoints.
 mod oauth;
 /// The instructions in docs/operations.md work as they stand there.
 mod operations;

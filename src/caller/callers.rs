@@ -157,11 +157,6 @@ impl Callers {
         }
     }
 
-    /// Whether callers are listed in a file.
-    pub fn are_listed(&self) -> bool {
-        self.listed.is_some()
-    }
-
     /// Verifies a JWT, unless its sender has failed too often: signatures are the only costly credentials.
     fn verify(&self, jwts: &Jwts, jwt: &str, peer: Option<&Peer>) -> Result<Outcome, KeysNeeded> {
         match jwts.remembered(jwt) {

@@ -19,7 +19,7 @@ enum Identity {
     Listed(Arc<ListedCaller>),
     /// A user with a JWT.
     User(UserId),
-    /// Whoever holds a token.
+    /// The holder of a token.
     Holder { token: Uuid, user: UserId },
 }
 

@@ -56,8 +56,8 @@ pub struct Endpoint {
 
 /// Every endpoint. One that is not here is refused.
 ///
-/// A personal API token is no credential here: whoever holds one acts as its user towards the product, and cannot make or
-/// delete tokens.
+/// A personal API token is no credential here: its holder acts as its user towards the product, and cannot make, list or delete
+/// tokens, but for revoking that one.
 pub const POLICY: &[Endpoint] = &[
     endpoint("/latchkey.v1.TokenService/ValidateToken", Access::Only(Role::Validator)),
     endpoint("/latchkey.v1.TokenService/CreateToken", Access::OnlyAndSelf(Role::Manager)),

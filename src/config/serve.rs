@@ -221,7 +221,7 @@ impl Config {
         match (&self.page.page_jwt_header, &self.callers.callers) {
             (Some(_), None) => Err(ConfigError::PageJwt),
             (Some(header), Some(_)) => Ok(Recognition::Jwt(header.clone())),
-            // Whoever reaches the service may do everything anyway.
+            // Everyone who reaches the service may do everything anyway.
             (None, None) if self.http_addr.ip().is_loopback() && self.tls.tls_cert.is_none() => {
                 Ok(Recognition::Development)
             }

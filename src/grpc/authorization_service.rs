@@ -77,7 +77,7 @@ impl AuthorizationHandler {
             .zip(&identity)
             .map(|(name, value)| (name.to_owned(), Value { kind: Some(Kind::StringValue(value.clone())) }));
         let dynamic_metadata = Some(Struct { fields: facts.collect() });
-        let mut headers_to_remove: Vec<_> = OTHER_SPELLINGS.map(str::to_owned).to_vec();
+        let mut headers_to_remove: Vec<_> = OTHER_SPELLINGS.map(str::to_owned).into();
         if self.removes_credential {
             headers_to_remove.push("authorization".to_owned());
             headers_to_remove

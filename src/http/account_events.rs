@@ -24,7 +24,7 @@ pub(super) async fn receive(
         tracing::warn!(reason = %error, "an event cannot be decoded");
         Problem::bad_request(error.to_string())
     })?;
-    event.apply(&state.gateway.registry).await.map_err(|error| {
+    event.apply(&state.registry).await.map_err(|error| {
         tracing::warn!(%error, event = event.event_id, "an event could not be handled");
         Problem::unavailable("the event could not be handled; send it again")
     })?;

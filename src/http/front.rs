@@ -1,6 +1,6 @@
 //! What happens to every request before its route is asked: it is traced, admitted, received and bounded.
 
-use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,6 +18,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 use super::{HttpLimits, HttpState, problem::Problem};
 use crate::{
     caller::{Admission, Caller, endpoint_name},
+    deadline::within,
     gateway,
     listener::Connection,
     oauth,
@@ -78,20 +79,13 @@ impl Front {
             Admission::Later(admission) => admission.await,
         };
         match admitted {
-            Ok(caller) => self.bound(self.receive(caller, request)).await,
+            Ok(caller) => {
+                within(self.timeout, pin!(self.receive(caller, request))).await.unwrap_or_else(|_| {
+                    Problem::unavailable("the request took longer than allowed").into_response()
+                })
+            }
             Err(refusal) => Problem::refused(&refusal).into_response(),
         }
-    }
-
-    /// Bounds the duration of a request. Most end when they are polled first, and need no timer.
-    async fn bound(&self, answer: impl Future<Output = Response>) -> Response {
-        let mut answer = pin!(answer);
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
-            return answer;
-        }
-        tokio::time::timeout(self.timeout, answer)
-            .await
-            .unwrap_or_else(|_| Problem::unavailable("the request took longer than allowed").into_response())
     }
 
     /// Receives the body, and then takes a permit, so that a sender that is slow holds none.

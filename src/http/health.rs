@@ -21,7 +21,7 @@ pub(super) async fn live() -> StatusCode {
 /// Answers from the last database check, which is at most five seconds old. Probes cost the database nothing.
 pub(super) async fn ready(State(state): State<Arc<HttpState>>) -> Response {
     match state.unready.borrow().as_deref() {
-        None => format!("ready\n{}", clock_warning(state.gateway.registry.clock())).into_response(),
+        None => format!("ready\n{}", clock_warning(state.registry.clock())).into_response(),
         Some(reason) => Problem::unavailable(reason).into_response(),
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
 fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let mut families = state.durations.collect();
     families.extend(validation(state)?);
-    families.extend(replicas(&state.gateway.registry)?);
+    families.extend(replicas(&state.registry)?);
     families.extend(events(state)?);
     families.extend(database(state)?);
     families.extend(refusals(state)?);
@@ -61,7 +61,7 @@ fn gather(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
 }
 
 fn validation(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let registry = &state.gateway.registry;
+    let registry = &state.registry;
     let statistics = registry.statistics();
     let validations = IntCounterVec::new(
         Opts::new("latchkey_validations_total", "Bearer tokens that were validated, by outcome."),
@@ -251,7 +251,7 @@ fn database(state: &HttpState) -> Result<Vec<MetricFamily>, prometheus::Error> {
         Opts::new("latchkey_purged_rows_total", "Rows that were purged because of their age, by table."),
         &["table"],
     )?;
-    let rows = state.gateway.registry.purged_rows();
+    let rows = state.registry.purged_rows();
     for (table, count) in
         [("tokens", rows.tokens), ("token_events", rows.events), ("create_requests", rows.requests)]
     {

@@ -13,9 +13,9 @@ use super::{HttpState, problem::Problem};
 use crate::{registry::TokenRegistry, store::Replicas};
 
 pub(super) async fn show(State(state): State<Arc<HttpState>>) -> Response {
-    match state.gateway.registry.replicas().await {
+    match state.registry.replicas().await {
         Ok(found) => {
-            let body = page(&state.gateway.registry, &found).to_string();
+            let body = page(&state.registry, &found).to_string();
             ([(CONTENT_TYPE, "application/json")], body).into_response()
         }
         Err(error) => {

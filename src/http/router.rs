@@ -21,6 +21,7 @@ use crate::{
     listener::{self, Connection, Connections, Listener},
     oauth::{self, OAuth},
     page::{self, Page},
+    registry::TokenRegistry,
     store::Store,
     telemetry::RpcDurations,
 };
@@ -29,6 +30,7 @@ use crate::{
 #[allow(missing_docs)]
 #[derive(Debug)]
 pub(crate) struct HttpState {
+    pub registry: Arc<TokenRegistry>,
     pub gateway: Gateway,
     pub oauth: OAuth,
     pub page: Page,

@@ -14,7 +14,7 @@ use crate::{
     token::Scopes,
 };
 
-/// Revokes the token in the form. Whoever holds a token may revoke it, so the token is the only credential.
+/// Revokes the token in the form. Anyone who holds a token may revoke it, so the token is the only credential.
 ///
 /// 200: no replica accepts it any more, or it was not valid anyway. 400: the form has not exactly one `token`. 503: it may
 /// still be valid.

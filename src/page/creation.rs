@@ -12,11 +12,11 @@ use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
 use super::{
-    PATH, Page, PageState, Recognition,
+    PATH, Page, PageState,
     forgery::is_own,
     html::View,
     person::Person,
-    session::sign_in,
+    session::{not_recent, sign_in},
     texts::{ENGLISH as TEXTS, fill},
 };
 use crate::{
@@ -83,19 +83,15 @@ impl Problems {
 }
 
 /// Shows the empty form.
-pub(super) async fn form(State(Page(state)): State<Page>, headers: HeaderMap) -> Response {
-    let person = match Person::of(&state, &headers, Some("/new")).await {
-        Ok(person) => person,
-        Err(response) => return response,
-    };
-    if let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session)
-        && !session.is_recent(&state, oidc, false)
-    {
-        return sign_in(&state, oidc, &headers, "/new", true).await;
+pub(super) async fn form(State(Page(state)): State<Page>, headers: HeaderMap) -> Result<Response, Response> {
+    let person = Person::of(&state, &headers, Some("/new")).await?;
+    if let Some(oidc) = not_recent(&state, &person, false) {
+        return Err(sign_in(&state, oidc, &headers, "/new", true).await);
     }
     let entered =
         Entered { expiry: FIRST.into(), request_id: Uuid::now_v7().to_string(), ..Default::default() };
-    show_form(View::new(&state, &headers, Some(&person)), StatusCode::OK, &entered, &Problems::default())
+    let view = View::new(&state, &headers, Some(&person));
+    Ok(show_form(view, StatusCode::OK, &entered, &Problems::default()))
 }
 
 /// Makes the token and shows it. A form that is sent again makes no second token and shows nothing: its token may be in use.
@@ -103,34 +99,29 @@ pub(super) async fn create(
     State(Page(state)): State<Page>,
     headers: HeaderMap,
     Form(pairs): Form<Vec<(String, String)>>,
-) -> Response {
-    let person = match Person::of(&state, &headers, None).await {
-        Ok(person) => person,
-        Err(response) => return response,
-    };
+) -> Result<Response, Response> {
+    let person = Person::of(&state, &headers, None).await?;
     let view = View::new(&state, &headers, Some(&person));
     let entered = Entered::read(pairs);
     if !is_own(&state, &headers, &entered.key) {
-        return view.message(StatusCode::FORBIDDEN, TEXTS.forged);
+        return Err(view.message(StatusCode::FORBIDDEN, TEXTS.forged));
     }
-    if let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session)
-        && !session.is_recent(&state, oidc, true)
-    {
-        return view.message(StatusCode::UNAUTHORIZED, TEXTS.not_recent);
+    if not_recent(&state, &person, true).is_some() {
+        return Err(view.message(StatusCode::UNAUTHORIZED, TEXTS.not_recent));
     }
     let new = match check(&state, &person, &entered) {
         Ok(new) => new,
-        Err(problems) => return show_form(view, StatusCode::UNPROCESSABLE_ENTITY, &entered, &problems),
+        Err(problems) => return Err(show_form(view, StatusCode::UNPROCESSABLE_ENTITY, &entered, &problems)),
     };
     match state.registry.issue(&person.caller, new).await {
-        Ok(issued) => show_token(view, &issued),
+        Ok(issued) => Ok(show_token(view, &issued)),
         Err(RegistryError::RequestDone { .. } | RegistryError::RequestIdReused) => {
-            view.message(StatusCode::CONFLICT, TEXTS.already_created)
+            Err(view.message(StatusCode::CONFLICT, TEXTS.already_created))
         }
-        Err(RegistryError::UserDeleted) => view.message(StatusCode::FORBIDDEN, TEXTS.account_deleted),
+        Err(RegistryError::UserDeleted) => Err(view.message(StatusCode::FORBIDDEN, TEXTS.account_deleted)),
         Err(error) => {
             let (status, problems) = problems_of(&error);
-            show_form(view, status, &entered, &problems)
+            Err(show_form(view, status, &entered, &problems))
         }
     }
 }

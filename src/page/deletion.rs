@@ -3,18 +3,18 @@
 use axum::{
     Form,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode, header::LOCATION},
-    response::{IntoResponse as _, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     PATH, Page, PageState,
-    forgery::is_own,
+    forgery::{Bare, is_own},
     html::View,
     person::Person,
+    response::see_other,
     texts::{ENGLISH as TEXTS, fill},
 };
 use crate::{
@@ -27,13 +27,10 @@ pub(super) async fn ask(
     State(Page(state)): State<Page>,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Response {
-    let person = match Person::of(&state, &headers, Some("")).await {
-        Ok(person) => person,
-        Err(response) => return response,
-    };
+) -> Result<Response, Response> {
+    let person = Person::of(&state, &headers, Some("")).await?;
     let view = View::new(&state, &headers, Some(&person));
-    match find(&state, &person, &id).await {
+    Ok(match find(&state, &person, &id).await {
         Err(_) => view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
         Ok(None) => view.message(StatusCode::NOT_FOUND, TEXTS.gone),
         Ok(Some(token)) => {
@@ -52,7 +49,7 @@ pub(super) async fn ask(
             };
             view.page(StatusCode::OK, &title, content)
         }
-    }
+    })
 }
 
 /// The dialog that the script fills with a token's name and opens.
@@ -72,40 +69,30 @@ pub(super) fn confirmation(view: &View<'_>) -> Markup {
     }
 }
 
-#[derive(Deserialize)]
-pub(super) struct Answer {
-    #[serde(default)]
-    key: String,
-}
-
 /// Deletes a token, and goes back to the list. One that is gone already counts as deleted.
 pub(super) async fn delete(
     State(Page(state)): State<Page>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Form(answer): Form<Answer>,
-) -> Response {
-    let person = match Person::of(&state, &headers, None).await {
-        Ok(person) => person,
-        Err(response) => return response,
-    };
+    Form(sent): Form<Bare>,
+) -> Result<Response, Response> {
+    let person = Person::of(&state, &headers, None).await?;
     let view = View::new(&state, &headers, Some(&person));
-    if !is_own(&state, &headers, &answer.key) {
-        return view.message(StatusCode::FORBIDDEN, TEXTS.forged);
+    if !is_own(&state, &headers, &sent.key) {
+        return Err(view.message(StatusCode::FORBIDDEN, TEXTS.forged));
     }
-    let Some(id) = parse_hyphenated(&id) else { return view.message(StatusCode::NOT_FOUND, TEXTS.gone) };
+    let Some(id) = parse_hyphenated(&id) else { return Err(view.message(StatusCode::NOT_FOUND, TEXTS.gone)) };
     match state.registry.revoke(&person.caller, &person.user, id, true).await {
-        Ok(()) => (StatusCode::SEE_OTHER, [(LOCATION, format!("{PATH}?deleted=1"))]).into_response(),
-        Err(_) => view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
+        Ok(()) => Ok(see_other(&format!("{PATH}?deleted=1"))),
+        Err(_) => Err(view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable)),
     }
 }
 
 /// Returns the user's token with this id, if it is in the list.
 async fn find(state: &PageState, person: &Person, id: &str) -> Result<Option<Token>, RegistryError> {
     let Some(id) = parse_hyphenated(id) else { return Ok(None) };
-    let Ok(one) = PageSize::parse(1) else { return Ok(None) };
     // The list begins below an id.
     let before = id.as_u128().checked_add(1).map(Uuid::from_u128);
-    let page = state.registry.list(&person.caller, &person.user, before, one).await?;
+    let page = state.registry.list(&person.caller, &person.user, before, PageSize::ONE).await?;
     Ok(page.tokens.into_iter().find(|token| token.id == id))
 }

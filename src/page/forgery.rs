@@ -7,6 +7,7 @@ use axum::http::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{TryRng as _, rngs::SysRng};
+use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
 use super::{PageState, Recognition};
@@ -16,6 +17,13 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const HOST_PREFIX: &str = "__Host-";
 const NAME: &str = "latchkey-form";
 const BYTES: usize = 32;
+
+/// A form with nothing but the key.
+#[derive(Deserialize)]
+pub(super) struct Bare {
+    #[serde(default)]
+    pub(super) key: String,
+}
 
 /// The value in the cookie and in the forms of a browser.
 pub(super) struct FormKey {

@@ -31,16 +31,13 @@ pub(super) async fn show(
     State(Page(state)): State<Page>,
     Query(shown): Query<Shown>,
     headers: HeaderMap,
-) -> Response {
-    let person = match Person::of(&state, &headers, Some("")).await {
-        Ok(person) => person,
-        Err(response) => return response,
-    };
+) -> Result<Response, Response> {
+    let person = Person::of(&state, &headers, Some("")).await?;
     let view = View::new(&state, &headers, Some(&person));
     let before = shown.before.as_deref().and_then(parse_hyphenated);
-    let Ok(size) = PageSize::parse(0) else { return view.message(StatusCode::NOT_FOUND, TEXTS.gone) };
-    let Ok(page) = state.registry.list(&person.caller, &person.user, before, size).await else {
-        return view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable);
+    let Ok(page) = state.registry.list(&person.caller, &person.user, before, PageSize::default()).await
+    else {
+        return Err(view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable));
     };
     let now = state.registry.clock().now();
     let content = html! {
@@ -62,7 +59,7 @@ pub(super) async fn show(
         }
         (confirmation(&view))
     };
-    view.page(StatusCode::OK, TEXTS.title, content)
+    Ok(view.page(StatusCode::OK, TEXTS.title, content))
 }
 
 fn table(view: &View<'_>, tokens: &[Token], now: DateTime<Utc>) -> Markup {

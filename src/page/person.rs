@@ -3,8 +3,8 @@
 use axum::{
     Form,
     extract::State,
-    http::{HeaderMap, StatusCode, header::LOCATION},
-    response::{IntoResponse as _, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use super::{
     PATH, Page, PageState, Recognition,
     forgery::{cookie, is_own, set_cookie},
     html::{self, View},
+    response::see_other,
     session::{Session, sign_in},
     texts::ENGLISH as TEXTS,
 };
@@ -102,7 +103,7 @@ pub(super) async fn choose(
     if !user.is_empty() && user.parse::<UserId>().is_err() {
         return html::choose_user(&state, &headers, user, Some(TEXTS.user_wrong));
     }
-    let mut response = (StatusCode::SEE_OTHER, [(LOCATION, PATH)]).into_response();
+    let mut response = see_other(PATH);
     let value = utf8_percent_encode(user, NON_ALPHANUMERIC).to_string();
     set_cookie(&state, response.headers_mut(), USER, &value);
     response

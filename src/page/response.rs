@@ -3,13 +3,18 @@
 use axum::{
     http::{
         HeaderName, HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
     },
     response::{Html, IntoResponse as _, Response},
 };
 use maud::Markup;
 
 use super::{PageState, Recognition, html::Nonce};
+
+/// Sends the browser elsewhere.
+pub(super) fn see_other(url: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, url)]).into_response()
+}
 
 /// Returns a page. Only styles and scripts with this nonce run, and nothing comes from elsewhere.
 pub(super) fn html(status: StatusCode, state: &PageState, nonce: &Nonce, page: Markup) -> Response {

@@ -1,25 +1,28 @@
 //! A session after a login, in an encrypted cookie.
 
 use axum::{
+    Form,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, header::LOCATION},
-    response::{IntoResponse as _, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     PATH, Page, PageState, Recognition,
-    forgery::{cookie, cookie_name, is_own, set_cookie},
+    forgery::{Bare, cookie, cookie_name, is_own, set_cookie},
     html::View,
     oidc::{Login, LoginError, Oidc},
+    person::Person,
+    response::see_other,
     texts::ENGLISH as TEXTS,
 };
 
 const SESSION: &str = "latchkey-session";
 const LOGIN: &str = "latchkey-login";
 /// A session ends when nothing was done for this time, and after this time in any case. In seconds.
-pub(super) const IDLE: i64 = 30 * 60;
-pub(super) const LONGEST: i64 = 8 * 60 * 60;
+const IDLE: i64 = 30 * 60;
+const LONGEST: i64 = 8 * 60 * 60;
 /// How long a login may take, in seconds.
 const LOGIN_TIME: i64 = 10 * 60;
 /// How often the cookie notes that the session is in use, in seconds.
@@ -63,15 +66,15 @@ impl Session {
             set_cookie(state, headers, SESSION, &sealed);
         }
     }
+}
 
-    /// Whether the login is recent enough to make a token; `sent` is whether the form was filled in already.
-    pub(super) fn is_recent(&self, state: &PageState, oidc: &Oidc, sent: bool) -> bool {
-        let more = if sent { FORM_TIME } else { 0 };
-        oidc.max_age.is_none_or(|max_age| {
-            now(state).saturating_sub(self.auth_time)
-                <= i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX).saturating_add(more)
-        })
-    }
+/// Returns the provider if a person's login with it is not recent enough to make a token. `sent` is whether the form was filled in
+/// already.
+pub(super) fn not_recent<'a>(state: &'a PageState, person: &Person, sent: bool) -> Option<&'a Oidc> {
+    let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session) else { return None };
+    let max_age = i64::try_from(oidc.max_age?.as_secs()).unwrap_or(i64::MAX);
+    let allowed = max_age.saturating_add(if sent { FORM_TIME } else { 0 });
+    (now(state).saturating_sub(session.auth_time) > allowed).then_some(oidc)
 }
 
 fn now(state: &PageState) -> i64 {
@@ -90,7 +93,7 @@ pub(super) async fn sign_in(
         || View::new(state, headers, None).message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable);
     let Ok((login, url)) = oidc.begin(to, anew, now(state)).await else { return unavailable() };
     let Some(sealed) = oidc.sealer.seal(LOGIN, &login) else { return unavailable() };
-    let mut response = redirect(&url);
+    let mut response = see_other(&url);
     set_cookie(state, response.headers_mut(), LOGIN, &sealed);
     response
 }
@@ -128,7 +131,7 @@ pub(super) async fn callback(
                 seen: now,
                 auth_time: identified.auth_time.unwrap_or(now),
             };
-            let mut response = redirect(&format!("{PATH}{}", login.to));
+            let mut response = see_other(&format!("{PATH}{}", login.to));
             session.keep(&state, oidc, response.headers_mut());
             // A login ends once.
             set_cookie(&state, response.headers_mut(), LOGIN, "");
@@ -137,26 +140,20 @@ pub(super) async fn callback(
     }
 }
 
-#[derive(Deserialize)]
-pub(super) struct SignOut {
-    #[serde(default)]
-    key: String,
-}
-
 /// Ends the session, here and with the provider.
 pub(super) async fn sign_out(
     State(Page(state)): State<Page>,
     headers: HeaderMap,
-    axum::Form(form): axum::Form<SignOut>,
+    Form(sent): Form<Bare>,
 ) -> Response {
     let Recognition::Oidc(oidc) = &state.recognition else {
         return View::new(&state, &headers, None).message(StatusCode::NOT_FOUND, TEXTS.off);
     };
-    if !is_own(&state, &headers, &form.key) {
+    if !is_own(&state, &headers, &sent.key) {
         return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
     }
     let signed_out = format!("{PATH}/signed-out");
-    let mut response = redirect(&oidc.end_session().await.unwrap_or(signed_out));
+    let mut response = see_other(&oidc.end_session().await.unwrap_or(signed_out));
     set_cookie(&state, response.headers_mut(), SESSION, "");
     response
 }
@@ -164,10 +161,6 @@ pub(super) async fn sign_out(
 /// Where the provider sends the browser after a logout.
 pub(super) async fn signed_out(State(Page(state)): State<Page>, headers: HeaderMap) -> Response {
     View::new(&state, &headers, None).message(StatusCode::OK, TEXTS.signed_out)
-}
-
-fn redirect(url: &str) -> Response {
-    (StatusCode::SEE_OTHER, [(LOCATION, url)]).into_response()
 }
 
 #[cfg(test)]

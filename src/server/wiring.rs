@@ -125,6 +125,7 @@ impl Server {
         let page = page_state(config, &registry, &callers)?;
         let has_page = !matches!(page.recognition, Recognition::Off);
         let state = HttpState {
+            registry: Arc::clone(&registry),
             gateway: Gateway {
                 registry: Arc::clone(&registry),
                 api_key_header: config.gateway.api_key_header.clone(),
@@ -195,7 +196,7 @@ async fn start_transports(
     stop: &CancellationToken,
 ) -> Result<JoinSet<Result<(), ServeError>>, StartError> {
     let mut transports = JoinSet::new();
-    let registry = Arc::clone(&state.gateway.registry);
+    let registry = Arc::clone(&state.registry);
     if let Some(settings) = config.nats.settings() {
         let events = Arc::clone(&state.events);
         let subscriber =

@@ -14,6 +14,8 @@ pub struct PageSize(u16);
 pub struct PageSizeError;
 
 impl PageSize {
+    /// A page of one.
+    pub(crate) const ONE: Self = Self(1);
     const DEFAULT: u16 = 50;
     const MAX: u16 = 200;
 
@@ -24,7 +26,7 @@ impl PageSize {
     /// The size is negative.
     pub fn parse(size: i32) -> Result<Self, PageSizeError> {
         match u32::try_from(size) {
-            Ok(0) => Ok(Self(Self::DEFAULT)),
+            Ok(0) => Ok(Self::default()),
             Ok(size) => Ok(Self(u16::try_from(size).unwrap_or(Self::MAX).min(Self::MAX))),
             Err(_) => Err(PageSizeError),
         }
@@ -33,6 +35,12 @@ impl PageSize {
     /// Returns the size.
     pub fn get(self) -> u16 {
         self.0
+    }
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(Self::DEFAULT)
     }
 }
 

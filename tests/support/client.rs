@@ -46,6 +46,14 @@ impl Client {
         self.try_issue(user, name).await.unwrap()
     }
 
+    /// Issues a token with scopes, and returns its id and the bearer token.
+    pub async fn issue_for(&self, user: &str, scopes: &[&str]) -> (String, String) {
+        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        let request = CreateTokenRequest { scopes, ..create_request(user, "token") };
+        let created = self.create_with(request).await.unwrap();
+        (created.token.unwrap().id, created.secret)
+    }
+
     /// Issues a token as [`Client::issue`] does, or returns why not.
     pub async fn try_issue(&self, user: &str, name: &str) -> Result<(String, String), Status> {
         let answer = self.create(user, name).await?;

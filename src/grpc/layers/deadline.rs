@@ -1,7 +1,7 @@
 //! Ends a call with DEADLINE_EXCEEDED when the caller's `grpc-timeout` or the service's own limit has passed, whichever
 //! is shorter.
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use tonic::{
     Status,
@@ -9,6 +9,7 @@ use tonic::{
 };
 
 use super::middleware::{Answer, Middleware};
+use crate::deadline::within;
 
 /// Bounds the duration of each call.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +29,8 @@ impl Middleware for Deadline {
         let limit = grpc_timeout(request.headers()).map_or(self.limit, |asked| asked.min(self.limit));
         let answer = next(request);
         async move {
-            let mut answer = pin!(answer);
-            // A validation from the cache ends here. The others need a timer, boxed so that this future stays small.
-            if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
-                return answer;
-            }
-            let answer = Box::pin(tokio::time::timeout(limit.saturating_sub(HEAD_START), answer)).await;
-            answer.unwrap_or_else(|_| {
+            let answer = pin!(answer);
+            within(limit.saturating_sub(HEAD_START), answer).await.unwrap_or_else(|_| {
                 let status = Status::deadline_exceeded(
                     "the call took longer than allowed; it may or may not have taken effect",
                 );
