@@ -1,17 +1,21 @@
 //! The web page, in a real browser, and who may use it.
 
 use std::{
-    path::Path,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use chrono::{TimeDelta, Utc};
+use latchkey::clock::Clock;
 use rstest::rstest;
+use tempfile::TempDir;
 
 use crate::support::{
     App,
     Database::Sqlite,
-    certificates::private_file,
-    http,
+    certificates::{Authority, Validity, private_file},
+    gateway, http,
     issuer::{Issuer, SigningKey},
     latchkey::Killed,
     tools, until,
@@ -31,80 +35,189 @@ async fn a_person_creates_sees_and_deletes_tokens(
         "names",
         "meanwhile",
         "forgery",
-        "accessible"
+        "list",
+        "light",
+        "dark"
     )]
     walk: &'static str,
 ) {
-    let app = App::start(Sqlite).await;
-    let folder = scripts();
-    // Looked at by people when the page changes: UPDATE=1 scripts/test accessible
-    let pictures = if std::env::var_os("UPDATE").is_some() {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/page")
-    } else {
-        folder.path().join("pictures")
-    };
-    run(&folder, &app, walk, &pictures).await;
-    if walk == "accessible" {
-        for name in ["list-light-wide", "form-dark-narrow", "token-light-narrow", "dialog-dark-wide"] {
-            assert!(pictures.join(format!("{name}.png")).is_file(), "{name}");
+    let walker = Walker::new();
+    let settings = ["--last-used-interval", "1s"];
+    let app = App::start_with_clock_and(Sqlite, Clock::manual(Utc::now()), &settings).await;
+    walker.run(&app, walk, &[]).await;
+    if walk == "light" {
+        for name in ["list-light-large", "form-light-narrow", "token-light-narrow", "dialog-light-wide"] {
+            assert!(walker.pictures.join(format!("{name}.png")).is_file(), "{name}");
         }
     }
 }
 
-/// A folder with the scripts and the packages that they need.
-fn scripts() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["walks.mjs", "provider.mjs"] {
-        std::fs::copy(Path::new("tests/page").join(name), folder.path().join(name)).unwrap();
-    }
-    std::os::unix::fs::symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
-    folder
-}
-
-async fn run(folder: &tempfile::TempDir, app: &App, walk: &str, pictures: &Path) {
-    let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
-    node.env("CHROMIUM", tools::find("chromium", INSTALL_CHROMIUM));
-    node.arg(folder.path().join("walks.mjs")).args([&app.http_addr.to_string(), walk]).arg(pictures);
-    let output = tokio::task::spawn_blocking(move || node.output().unwrap()).await.unwrap();
-    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert!(output.status.success() && out == "done\n", "{out}{err}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_log_in_and_out_with_an_openid_provider() {
-    let folder = scripts();
-    let secret = "a secret of the client + 100 %";
-    let [http, provider] = [tools::free_port(), tools::free_port()];
-    let url = format!("http://127.0.0.1:{http}");
-    let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
-    node.arg(folder.path().join("provider.mjs")).args([&provider.to_string(), &url, secret]);
-    let _provider = Killed(node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    until("the provider", || async {
-        let metadata = "GET /.well-known/openid-configuration";
-        http::try_send(([127, 0, 0, 1], provider).into(), metadata, &[], b"").await
-    })
-    .await;
-    let file = private_file(folder.path(), "secret", secret);
-    let app = App::start_with(
-        Sqlite,
-        &[
+async fn a_product_gives_the_page_its_look_and_its_scopes() {
+    let walker = Walker::new();
+    let file = |name: &str, text: &str| {
+        private_file(walker.folder.path(), name, text).into_os_string().into_string().unwrap()
+    };
+    let logo =
+        file("logo.svg", "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 2 1' width='2' height='1'/>");
+    let scopes = file(
+        "scopes.toml",
+        "\"repo:read\" = \"Read repositories\"\n\"repo:write\" = \"Change repositories\"\n",
+    );
+    let settings = [
+        "--page-product",
+        "Acme",
+        "--page-logo",
+        &logo,
+        "--page-accent",
+        "#ffcc00",
+        "--page-back",
+        "https://app.example.com/settings",
+        "--page-api",
+        "https://api.acme.example.com/",
+        "--page-scopes",
+        &scopes,
+    ];
+    let app = App::start_with(Sqlite, &settings).await;
+    walker.run(&app, "branded", &[]).await;
+    let (_, head, _) = http::send(app.http_addr, "GET /personal-api-tokens/logo", &[], b"").await;
+    assert!(head.contains("content-type: image/svg+xml") && head.contains("; sandbox"), "{head}");
+}
+
+/// What runs the walks.
+struct Walker {
+    /// Has the scripts and the packages that they need.
+    folder: TempDir,
+    pictures: PathBuf,
+}
+
+impl Walker {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["walks.mjs", "provider.mjs"] {
+            std::fs::copy(Path::new("tests/page").join(name), folder.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(tools::node_modules(), folder.path().join("node_modules")).unwrap();
+        // Looked at by people when the page changes: UPDATE=1 scripts/test light dark
+        let pictures = if std::env::var_os("UPDATE").is_some() {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/page")
+        } else {
+            folder.path().join("pictures")
+        };
+        Self { folder, pictures }
+    }
+
+    /// Runs a walk. It may have the clock advanced.
+    async fn run(&self, app: &App, walk: &str, known: &[&str]) {
+        let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
+        node.env("CHROMIUM", tools::find("chromium", INSTALL_CHROMIUM));
+        node.arg(self.folder.path().join("walks.mjs")).args([&app.http_addr.to_string(), walk]);
+        node.arg(&self.pictures).args(known);
+        let clock = app.clock.clone();
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut node = Killed(
+                node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
+            );
+            let mut answers = node.0.stdin.take().unwrap();
+            let mut said = Vec::new();
+            for line in BufReader::new(node.0.stdout.take().unwrap()).lines().map(Result::unwrap) {
+                if let Some(seconds) = line.strip_prefix("advance ") {
+                    clock.advance(TimeDelta::seconds(seconds.parse().unwrap()));
+                    answers.write_all(b"advanced\n").unwrap();
+                } else {
+                    said.push(line);
+                }
+            }
+            let mut error = String::new();
+            node.0.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+            assert!(node.0.wait().unwrap().success() && said == ["done"], "{said:?} {error}");
+        });
+        walk.await.unwrap();
+    }
+
+    /// Starts an OpenID provider, and a service that people log in to with it.
+    async fn with_provider(&self, clock: Clock, settings: &[&str]) -> (App, Killed) {
+        let secret = "a secret of the client + 100 %";
+        let [http, provider] = [tools::free_port(), tools::free_port()];
+        let url = format!("http://127.0.0.1:{http}");
+        let mut node = Command::new(tools::find("node", tools::INSTALL_NODE));
+        node.arg(self.folder.path().join("provider.mjs")).args([&provider.to_string(), &url, secret]);
+        let process = Killed(node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        until("the provider", || async {
+            let metadata = "GET /.well-known/openid-configuration";
+            http::try_send(([127, 0, 0, 1], provider).into(), metadata, &[], b"").await
+        })
+        .await;
+        let file = private_file(self.folder.path(), "secret", secret);
+        let (addr, issuer) = (format!("127.0.0.1:{http}"), format!("http://127.0.0.1:{provider}"));
+        let login = [
             "--http-addr",
-            &format!("127.0.0.1:{http}"),
+            &addr,
             "--page-url",
             &url,
             "--page-oidc-issuer",
-            &format!("http://127.0.0.1:{provider}"),
+            &issuer,
             "--page-oidc-client-id",
             "latchkey",
             "--page-oidc-client-secret-file",
             file.to_str().unwrap(),
-            "--page-max-age",
-            "2s",
-        ],
-    )
-    .await;
-    run(&folder, &app, "login", folder.path()).await;
+        ];
+        (App::start_with_clock_and(Sqlite, clock, &[&login, settings].concat()).await, process)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_log_in_and_out_with_an_openid_provider() {
+    let walker = Walker::new();
+    let (app, _provider) = walker.with_provider(Clock::system(), &["--page-max-age", "5s"]).await;
+    walker.run(&app, "login", &[]).await;
     assert_eq!(app.count("token_events WHERE actor = 'user:alice'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_when_it_is_not_used_and_at_some_time_in_any_case() {
+    let walker = Walker::new();
+    let settings = ["--page-session-idle", "10m", "--page-session-longest", "1h"];
+    let (app, _provider) = walker.with_provider(Clock::manual(Utc::now()), &settings).await;
+    walker.run(&app, "session", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_products_that_are_named_show_the_page_in_a_frame() {
+    let walker = Walker::new();
+    let [page, product, other] = [tools::free_port(), tools::free_port(), tools::free_port()];
+    let frames = format!("https://localhost:{product}");
+    let proxied = Proxied::start(&["--page-frame-ancestors", &frames]).await;
+    let folder = walker.folder.path();
+    Authority::new().server(Validity::Now).write(folder);
+    let embedding = format!(
+        "ssl_certificate tls.crt; ssl_certificate_key tls.key; default_type text/html;
+         location / {{ return 200 '<iframe src=https://127.0.0.1:{page}/personal-api-tokens width=900 height=700>'; }}"
+    );
+    let configuration = format!(
+        "events {{}}
+         http {{
+             access_log off;
+             server {{
+                 listen 127.0.0.1:{page} ssl;
+                 ssl_certificate tls.crt; ssl_certificate_key tls.key;
+                 location / {{
+                     proxy_pass http://{};
+                     proxy_set_header Host $http_host;
+                     proxy_set_header X-Forwarded-Access-Token {};
+                 }}
+             }}
+             server {{ listen 127.0.0.1:{product} ssl; {embedding} }}
+             server {{ listen 127.0.0.1:{other} ssl; {embedding} }}
+         }}",
+        proxied.app.http_addr,
+        proxied.jwt("alice"),
+    );
+    std::fs::write(folder.join("nginx.conf"), configuration).unwrap();
+    let _nginx = Killed(gateway::nginx(folder).spawn().unwrap());
+    until("nginx", || async { tokio::net::TcpStream::connect(("127.0.0.1", page)).await.ok() }).await;
+    let urls = [product, other].map(|port| format!("https://localhost:{port}/"));
+    walker.run(&proxied.app, "framed", &[&urls[0], &urls[1]]).await;
 }
 
 /// A service behind a proxy that says by a JWT who the user is.
@@ -210,7 +323,7 @@ async fn a_form_that_is_sent_twice_makes_one_token_and_shows_it_once() {
     for name in ["once", "other"] {
         let (status, page) = proxied.create("alice", name, REQUEST_IDS[0]).await;
         assert!(
-            status == 409 && page.contains("already created") && !page.contains("pat_"),
+            status == 409 && page.contains("This form was sent before") && !page.contains("pat_"),
             "{status} {page}"
         );
     }

@@ -55,6 +55,8 @@ pub enum ConfigError {
     PageLogin,
     #[error("--page-oidc-client-secret-file (LATCHKEY_PAGE_OIDC_CLIENT_SECRET_FILE): {file}: {problem}")]
     PageOidc { file: PathBuf, problem: String },
+    #[error("--page-logo (LATCHKEY_PAGE_LOGO): {file}: {problem}")]
+    PageLogo { file: PathBuf, problem: String },
     #[error("--page-scopes (LATCHKEY_PAGE_SCOPES): {file}: {problem}")]
     PageScopes { file: PathBuf, problem: String },
     /// The settings of TLS do not fit together.

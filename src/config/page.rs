@@ -16,7 +16,7 @@ use super::{ConfigError, values::duration};
 use crate::{
     oauth::Issuer,
     outgoing::http_client,
-    page::{Accent, FrameAncestors, Oidc, Sealer},
+    page::{Accent, FrameAncestors, Lengths, Logo, Oidc, Sealer},
     token::Scope,
 };
 
@@ -50,6 +50,16 @@ pub struct PageConfig {
     #[arg(long, env = "LATCHKEY_PAGE_MAX_AGE", value_name = "DURATION", value_parser = duration::<1_000, 2_592_000_000>)]
     pub page_max_age: Option<Duration>,
 
+    /// How long a login to the web page lasts without use: 1m to 30d.
+    #[arg(long, env = "LATCHKEY_PAGE_SESSION_IDLE", value_name = "DURATION", default_value = "30m",
+        value_parser = duration::<60_000, 2_592_000_000>)]
+    pub page_session_idle: Duration,
+
+    /// How long a login to the web page lasts in any case: 1m to 30d.
+    #[arg(long, env = "LATCHKEY_PAGE_SESSION_LONGEST", value_name = "DURATION", default_value = "8h",
+        value_parser = duration::<60_000, 2_592_000_000>)]
+    pub page_session_longest: Duration,
+
     /// URL below which browsers reach the HTTP listener, for the OpenID provider to send them back.
     #[arg(long, env = "LATCHKEY_PAGE_URL", value_name = "URL")]
     pub page_url: Option<Issuer>,
@@ -58,7 +68,11 @@ pub struct PageConfig {
     #[arg(long, env = "LATCHKEY_PAGE_PRODUCT", value_name = "NAME", default_value = "Latchkey")]
     pub page_product: String,
 
-    /// Colour of buttons and links on the web page, dark enough for white text on it.
+    /// File with the product's logo on the web page: SVG, PNG or WebP, at most 256 KiB. Default: a key.
+    #[arg(long, env = "LATCHKEY_PAGE_LOGO", value_name = "FILE")]
+    pub page_logo: Option<PathBuf>,
+
+    /// Colour of buttons and links on the web page. Where a text could not be read in it or on it, a shade of it is used.
     #[arg(long, env = "LATCHKEY_PAGE_ACCENT", value_name = "COLOUR", default_value = "#2456c9")]
     pub page_accent: Accent,
 
@@ -114,11 +128,23 @@ impl PageConfig {
             client_secret,
             user_claim: self.page_oidc_user_claim.clone(),
             max_age: self.page_max_age,
+            session: Lengths { idle: self.page_session_idle, longest: self.page_session_longest },
             url: url.clone(),
             sealer,
             client: http_client().map_err(|error| wrong(error.to_string()))?,
             provider: OnceCell::new(),
         }))
+    }
+
+    /// Reads the logo, if one is configured.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::PageLogo`].
+    pub(crate) fn logo(&self) -> Result<Option<Logo>, ConfigError> {
+        let Some(file) = &self.page_logo else { return Ok(None) };
+        let wrong = |problem| ConfigError::PageLogo { file: file.clone(), problem };
+        Logo::read(file).map(Some).map_err(wrong)
     }
 
     /// Reads the scopes that can be chosen, in their order.

@@ -12,10 +12,11 @@ use uuid::Uuid;
 use super::{
     PATH, Page, PageState,
     forgery::{Bare, is_own},
-    html::View,
-    person::Person,
+    html::{View, Width},
+    person::{Person, Unknown},
     response::see_other,
-    texts::{ENGLISH as TEXTS, fill},
+    texts::ENGLISH as TEXTS,
+    times::last_used,
 };
 use crate::{
     registry::RegistryError,
@@ -28,43 +29,53 @@ pub(super) async fn ask(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let person = Person::of(&state, &headers, Some("")).await?;
+    let person = Person::or_sign_in(&state, &headers, "").await?;
     let view = View::new(&state, &headers, Some(&person));
     Ok(match find(&state, &person, &id).await {
         Err(_) => view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
         Ok(None) => view.message(StatusCode::NOT_FOUND, TEXTS.gone),
         Ok(Some(token)) => {
-            let title = fill(TEXTS.confirm_title, token.name.as_str());
+            let no = html! { a.button href=(PATH) { (TEXTS.no) } };
             let content = html! {
-                h1 dir="auto" { (title) }
-                form.card method="post" action={ (PATH) "/" (token.id.hyphenated()) "/delete" } {
-                    (view.key_field())
-                    p { code { (token.hint(state.registry.prefix())) } }
-                    p { (TEXTS.confirm) }
-                    div.buttons {
-                        button.primary.danger type="submit" { (TEXTS.yes) }
-                        a.button href=(PATH) { (TEXTS.no) }
-                    }
-                }
+                div.card.form.confirm { h1 { (TEXTS.confirm_title) } (question(&view, Some(&token), no)) }
             };
-            view.page(StatusCode::OK, &title, content)
+            view.page(StatusCode::OK, Width::Small, TEXTS.confirm_title, content)
         }
     })
 }
 
-/// The dialog that the script fills with a token's name and opens.
-pub(super) fn confirmation(view: &View<'_>) -> Markup {
+/// The dialog that the script fills with what the row of a token says, and opens.
+pub(super) fn dialog(view: &View<'_>) -> Markup {
+    // The answer that harms nobody has the focus.
+    let no = html! { button.button type="button" data-close autofocus { (TEXTS.no) } };
     html! {
-        dialog id="confirm" aria-labelledby="confirm-title" aria-describedby="confirm-text" data-title=(TEXTS.confirm_title) {
-            form method="post" {
-                (view.key_field())
-                h2 id="confirm-title" dir="auto" {}
-                p id="confirm-text" { (TEXTS.confirm) }
-                div.buttons {
-                    button.primary.danger type="submit" { (TEXTS.yes) }
-                    button type="button" data-close { (TEXTS.no) }
-                }
-            }
+        dialog.card id="confirm" aria-labelledby="confirm-title" aria-describedby="confirm-text" closedby="any" {
+            h2 id="confirm-title" { (TEXTS.confirm_title) }
+            (question(view, None, no))
+        }
+    }
+}
+
+fn question(view: &View<'_>, token: Option<&Token>, no: Markup) -> Markup {
+    let hint = token.map(|token| token.hint(view.state.registry.prefix()));
+    let action = token.map(|token| format!("{PATH}/{}/delete", token.id.hyphenated()));
+    html! {
+        p id="confirm-text" { (TEXTS.confirm) }
+        dl.facts {
+            div { dt { (TEXTS.name) } dd { strong data-fill="name" {
+                @if let Some(token) = token { bdi { (token.name.as_str()) } }
+            } } }
+            div { dt { (TEXTS.token) } dd data-fill="hint" {
+                @if let Some(hint) = hint { code translate="no" { (hint) } }
+            } }
+            div { dt { (TEXTS.last_used) } dd data-fill="last-used" {
+                @if let Some(token) = token { (last_used(token.last_used_at)) }
+            } }
+        }
+        form.buttons method="post" action=[action] {
+            (view.key_field())
+            button.button.danger { (TEXTS.yes) }
+            (no)
         }
     }
 }
@@ -76,7 +87,8 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Form(sent): Form<Bare>,
 ) -> Result<Response, Response> {
-    let person = Person::of(&state, &headers, None).await?;
+    let answer = |unknown: Unknown| unknown.answer(&state, &headers);
+    let person = Person::of(&state, &headers).await.map_err(answer)?;
     let view = View::new(&state, &headers, Some(&person));
     if !is_own(&state, &headers, &sent.key) {
         return Err(view.message(StatusCode::FORBIDDEN, TEXTS.forged));

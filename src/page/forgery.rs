@@ -50,13 +50,18 @@ impl FormKey {
 
 /// Whether a form was sent from this page.
 pub(super) fn is_own(state: &PageState, headers: &HeaderMap, sent: &str) -> bool {
+    is_same_origin(headers) && has_key(state, headers, sent)
+}
+
+/// Whether a form has the key of the browser.
+pub(super) fn has_key(state: &PageState, headers: &HeaderMap, sent: &str) -> bool {
     let kept = cookie(headers, &cookie_name(state, NAME)).unwrap_or_default();
     let is_key = URL_SAFE_NO_PAD.decode(kept).is_ok_and(|bytes| bytes.len() == BYTES);
-    is_same_origin(headers) && is_key && bool::from(kept.as_bytes().ct_eq(sent.as_bytes()))
+    is_key && bool::from(kept.as_bytes().ct_eq(sent.as_bytes()))
 }
 
 /// What the browser says of the request's origin. Those of today say it in `Sec-Fetch-Site`, older ones in `Origin`.
-fn is_same_origin(headers: &HeaderMap) -> bool {
+pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site == "same-origin";
     }

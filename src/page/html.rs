@@ -6,15 +6,16 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
     PATH, PageState, Recognition,
+    assets::VERSION,
     forgery::{FormKey, random},
+    icons::{ALERT, BACK, CHECK, KEY, icon},
     person::Person,
     response,
-    texts::{ENGLISH as TEXTS, fill},
+    texts::ENGLISH as TEXTS,
 };
 
 /// Marks the styles and scripts of one answer as its own. Without randomness it is empty, and they do not run.
@@ -23,6 +24,46 @@ pub(super) struct Nonce(String);
 impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// How wide the content of a page is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Width {
+    Wide,
+    Narrow,
+    Small,
+}
+
+impl Width {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Wide => "wide",
+            Self::Narrow => "narrow",
+            Self::Small => "small",
+        }
+    }
+}
+
+/// A link with its text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) url: &'static str,
+    pub(super) label: &'static str,
+    pub(super) new_tab: bool,
+}
+
+impl Link {
+    /// Leads to the login, by way of the page.
+    pub(super) const SIGN_IN: Self = Self { url: PATH, label: TEXTS.sign_in, new_tab: false };
+    /// Does so in another tab, so that this one stays as it is.
+    pub(super) const SIGN_IN_IN_NEW_TAB: Self =
+        Self { url: super::NEW, label: TEXTS.sign_in_in_new_tab, new_tab: true };
+    const TO_LIST: Self = Self { url: PATH, label: TEXTS.to_list, new_tab: false };
+
+    pub(super) fn show(self, class: Option<&str>) -> Markup {
+        let (target, rel) = if self.new_tab { (Some("_blank"), Some("noopener")) } else { (None, None) };
+        html! { a class=[class] href=(self.url) target=[target] rel=[rel] { (self.label) } }
     }
 }
 
@@ -43,12 +84,12 @@ impl<'a> View<'a> {
     /// The field that shows that a form is this page's.
     pub(super) fn key_field(&self) -> Markup {
         let key = self.key.as_ref().map_or("", |key| &key.text);
-        html! { input type="hidden" name="key" value=(key); }
+        hidden("key", key)
     }
 
     /// Returns the page with this content.
-    pub(super) fn page(self, status: StatusCode, title: &str, content: Markup) -> Response {
-        let page = self.frame(title, content);
+    pub(super) fn page(self, status: StatusCode, width: Width, title: &str, content: Markup) -> Response {
+        let page = self.frame(width, title, content);
         let mut response = response::html(status, self.state, &self.nonce, page);
         if let Some(key) = &self.key {
             key.keep(self.state, response.headers_mut());
@@ -59,69 +100,109 @@ impl<'a> View<'a> {
         response
     }
 
-    /// Returns a page that is only a message.
+    /// Returns a page that says what went wrong.
     pub(super) fn message(self, status: StatusCode, text: &str) -> Response {
-        let content = html! {
-            h1 { (TEXTS.title) }
-            p.notice role="alert" { (text) }
-            @if self.person.is_some() { p { a.button href=(PATH) { (TEXTS.title) } } }
-        };
-        self.page(status, TEXTS.title, content)
+        let action = self.person.map(|_| Link::TO_LIST);
+        self.message_with(status, text, action)
     }
 
-    fn frame(&self, title: &str, content: Markup) -> Markup {
+    /// Returns a page that says what went wrong, with a way out.
+    pub(super) fn message_with(self, status: StatusCode, text: &str, action: Option<Link>) -> Response {
+        let content = panel("medallion warning", ALERT, TEXTS.error_title, text, action);
+        self.page(status, Width::Small, TEXTS.error_title, content)
+    }
+
+    /// Returns the page after a logout.
+    pub(super) fn signed_out(self) -> Response {
+        let content =
+            panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signed_out, Some(Link::SIGN_IN));
+        self.page(StatusCode::OK, Width::Small, TEXTS.signed_out_title, content)
+    }
+
+    fn frame(&self, width: Width, title: &str, content: Markup) -> Markup {
         let look = &self.state.look;
-        let heading =
-            if title == TEXTS.title { title.to_owned() } else { format!("{title} · {}", TEXTS.title) };
+        let icon = look.logo.as_ref().map_or("data:,".to_owned(), |_| format!("{PATH}/logo"));
         html! {
             (DOCTYPE)
-            html lang=(TEXTS.language) {
+            html lang=(TEXTS.language) dir=(TEXTS.direction) {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
-                    title { (heading) " · " (look.product) }
-                    link rel="icon" href="data:,";
-                    link rel="stylesheet" href={ (PATH) "/page.css" } nonce=(self.nonce);
-                    style nonce=(self.nonce) { ":root{--accent:" (PreEscaped(look.accent.to_string())) "}" }
-                    script src={ (PATH) "/page.js" } nonce=(self.nonce) defer {}
+                    meta name="robots" content="noindex";
+                    title { (title) " · " (look.product) }
+                    link rel="icon" href=(icon);
+                    link rel="stylesheet" href={ (PATH) "/page.css?" (VERSION.as_str()) } nonce=(self.nonce);
+                    style nonce=(self.nonce) { (PreEscaped(look.accent.css())) }
+                    script src={ (PATH) "/page.js?" (VERSION.as_str()) } nonce=(self.nonce) defer {}
                 }
                 body {
-                    header {
-                        div.bar {
-                            span.brand { (look.product) }
-                            @if let Some(back) = &look.back { a href=(back) { (TEXTS.back) } }
-                        }
-                        @if matches!(self.state.recognition, Recognition::Development) {
-                            div.development { (TEXTS.development) }
-                        }
-                    }
-                    main { (content) }
-                    @if let Some(person) = self.person { (self.footer(person)) }
+                    a.skip href="#main" { (TEXTS.skip) }
+                    (self.header())
+                    main id="main" tabindex="-1" class=(width.class()) { (content) }
                 }
             }
         }
     }
 
-    fn footer(&self, person: &Person) -> Markup {
+    fn header(&self) -> Markup {
+        let look = &self.state.look;
         html! {
-            footer {
-                span { (fill(TEXTS.acting_as, person.user.as_str())) }
-                @if matches!(self.state.recognition, Recognition::Development) {
-                    form method="post" action={ (PATH) "/user" } {
-                        (self.key_field())
-                        button.link type="submit" { (TEXTS.change_user) }
+            header.top {
+                div.wide {
+                    p.brand {
+                        @if look.logo.is_some() {
+                            img src={ (PATH) "/logo" } alt="" width="28" height="28";
+                        } @else {
+                            span.mark { (icon(KEY)) }
+                        }
+                        span { (look.product) }
                     }
+                    @if let Some(back) = &look.back { a.back href=(back) { (icon(BACK)) (TEXTS.back) } }
+                    @if let Some(person) = self.person { (self.user(person)) }
                 }
-                @if person.session.is_some() {
-                    form method="post" action={ (PATH) "/sign-out" } {
+                @if matches!(self.state.recognition, Recognition::Development) {
+                    p.development { strong { (TEXTS.development) } " " (TEXTS.development_notice) }
+                }
+            }
+        }
+    }
+
+    fn user(&self, person: &Person) -> Markup {
+        let leave = match &self.state.recognition {
+            Recognition::Development => Some(("/user", TEXTS.change_user)),
+            Recognition::Oidc(_) => Some(("/sign-out", TEXTS.sign_out)),
+            // The session is the proxy's.
+            Recognition::Jwt(_) | Recognition::Off => None,
+        };
+        html! {
+            div.user {
+                span.user-id { (TEXTS.signed_in_as) " " bdi { (person.user.as_str()) } }
+                @if let Some((path, label)) = leave {
+                    form method="post" action={ (PATH) (path) } {
                         (self.key_field())
-                        button.link type="submit" { (TEXTS.sign_out) }
+                        button.link { (label) }
                     }
                 }
             }
         }
     }
+}
+
+fn panel(medallion: &str, shapes: &'static str, title: &str, text: &str, action: Option<Link>) -> Markup {
+    html! {
+        div.card.empty {
+            span class=(medallion) { (icon(shapes)) }
+            h1 { (title) }
+            p.soft { (text) }
+            @if let Some(action) = action { (action.show(Some("button primary"))) }
+        }
+    }
+}
+
+/// A value that a form has. Browsers put back what was entered, hidden values too, unless they are told not to.
+pub(super) fn hidden(name: &str, value: &str) -> Markup {
+    html! { input type="hidden" name=(name) value=(value) autocomplete="off"; }
 }
 
 /// Asks who the user is, in development.
@@ -133,26 +214,19 @@ pub(super) fn choose_user(
 ) -> Response {
     let view = View::new(state, headers, None);
     let content = html! {
-        h1 { (TEXTS.choose_user) }
-        form.card method="post" action={ (PATH) "/user" } {
+        div { h1 { (TEXTS.choose_title) } p.lead { (TEXTS.choose_help) } }
+        form.card.form method="post" action={ (PATH) "/user" } novalidate {
             (view.key_field())
             div.field {
                 label for="user" { (TEXTS.user_id) }
-                p.help id="user-help" { (TEXTS.choose_help) }
-                input id="user" name="user" value=(entered) required autocomplete="username" autocapitalize="none"
-                    aria-invalid=[wrong.map(|_| "true")] aria-describedby="user-help user-error";
+                p.help id="user-help" { (TEXTS.user_help) }
+                input id="user" name="user" value=(entered) required autofocus autocomplete="username" autocapitalize="none"
+                    spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby="user-help user-error";
                 p.error id="user-error" { (wrong.unwrap_or_default()) }
             }
-            div.buttons { button.primary type="submit" { (TEXTS.go_on) } }
+            div.buttons { button.button.primary { (TEXTS.go_on) } }
         }
     };
     let status = if wrong.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    view.page(status, TEXTS.choose_user, content)
-}
-
-/// A time that the script shows in the reader's zone.
-pub(super) fn time(at: DateTime<Utc>) -> Markup {
-    html! {
-        time datetime=(at.to_rfc3339_opts(SecondsFormat::Secs, true)) { (at.format("%Y-%m-%d %H:%M UTC").to_string()) }
-    }
+    view.page(status, Width::Small, TEXTS.choose_title, content)
 }

@@ -11,11 +11,13 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    PATH, Page,
-    deletion::confirmation,
-    html::{View, time},
+    NEW, PATH, Page,
+    deletion::dialog,
+    html::{View, Width},
+    icons::{BACK, CHECK, FORWARD, KEY, PLUS, icon},
     person::Person,
     texts::{ENGLISH as TEXTS, fill},
+    times::{expiry, last_used, moment},
 };
 use crate::token::{PageSize, Token, parse_hyphenated};
 
@@ -32,50 +34,64 @@ pub(super) async fn show(
     Query(shown): Query<Shown>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let person = Person::of(&state, &headers, Some("")).await?;
+    let person = Person::or_sign_in(&state, &headers, "").await?;
     let view = View::new(&state, &headers, Some(&person));
     let before = shown.before.as_deref().and_then(parse_hyphenated);
     let Ok(page) = state.registry.list(&person.caller, &person.user, before, PageSize::default()).await
     else {
         return Err(view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable));
     };
+    let is_empty = page.tokens.is_empty();
     let now = state.registry.clock().now();
     let content = html! {
-        div.title {
-            div { h1 { (TEXTS.title) } p.help { (TEXTS.intro) } }
-            @if !page.tokens.is_empty() || before.is_some() {
-                a.button.primary href={ (PATH) "/new" } { (TEXTS.add) }
-            }
+        div.head {
+            div { h1 { (TEXTS.title) } p.lead { (TEXTS.intro) } }
+            @if !is_empty || before.is_some() { (add(TEXTS.add)) }
         }
-        p.status role="status" { @if shown.deleted.is_some() { (TEXTS.deleted) } }
-        @if page.tokens.is_empty() && before.is_none() {
-            div.empty {
-                p { (TEXTS.empty) }
-                a.button.primary href={ (PATH) "/new" } { (TEXTS.create) }
-            }
-        } @else {
+        @if shown.deleted.is_some() {
+            p.notice.success role="status" tabindex="-1" autofocus data-focus { (icon(CHECK)) (TEXTS.deleted) }
+        }
+        @if !is_empty {
             (table(&view, &page.tokens, now))
-            (pages(before, page.next))
+            (dialog(&view))
+        } @else if before.is_some() {
+            p.card.empty { (TEXTS.no_older) }
+        } @else {
+            (no_tokens())
         }
-        (confirmation(&view))
+        (pages(before, page.next))
     };
-    Ok(view.page(StatusCode::OK, TEXTS.title, content))
+    Ok(view.page(StatusCode::OK, Width::Wide, TEXTS.title, content))
 }
 
-fn table(view: &View<'_>, tokens: &[Token], now: DateTime<Utc>) -> Markup {
+fn add(label: &str) -> Markup {
+    html! { a.button.primary href=(NEW) { (icon(PLUS)) (label) } }
+}
+
+fn no_tokens() -> Markup {
     html! {
-        table {
+        div.card.empty {
+            span.medallion { (icon(KEY)) }
+            h2 { (TEXTS.empty_title) }
+            p.soft { (TEXTS.empty_help) }
+            (add(TEXTS.create))
+        }
+    }
+}
+
+/// Safari forgets that a table is one if it is displayed otherwise, as on small screens: the roles remind it.
+fn table(view: &View<'_>, tokens: &[Token], now: DateTime<Utc>) -> Markup {
+    let columns = [TEXTS.name, TEXTS.token, TEXTS.scopes, TEXTS.created, TEXTS.expires, TEXTS.last_used];
+    html! {
+        table.card.tokens role="table" {
             caption.hidden { (TEXTS.title) }
-            thead { tr {
-                th scope="col" { (TEXTS.name) }
-                th scope="col" { (TEXTS.token) }
-                th scope="col" { (TEXTS.scopes) }
-                th scope="col" { (TEXTS.created) }
-                th scope="col" { (TEXTS.expires) }
-                th scope="col" { (TEXTS.last_used) }
-                th scope="col" { span.hidden { (TEXTS.actions) } }
-            } }
-            tbody { @for token in tokens { (row(view, token, now)) } }
+            thead role="rowgroup" {
+                tr role="row" {
+                    @for column in columns { th scope="col" role="columnheader" { (column) } }
+                    th scope="col" role="columnheader" { span.hidden { (TEXTS.actions) } }
+                }
+            }
+            tbody role="rowgroup" { @for token in tokens { (row(view, token, now)) } }
         }
     }
 }
@@ -83,49 +99,49 @@ fn table(view: &View<'_>, tokens: &[Token], now: DateTime<Utc>) -> Markup {
 fn row(view: &View<'_>, token: &Token, now: DateTime<Utc>) -> Markup {
     let name = token.name.as_str();
     html! {
-        tr.expired[token.is_expired(now)] {
-            th scope="row" dir="auto" { (name) }
-            td data-label=(TEXTS.token) { code { (token.hint(view.state.registry.prefix())) } }
-            td data-label=(TEXTS.scopes) { (scopes(token)) }
-            td data-label=(TEXTS.created) { (time(token.created_at)) }
-            td data-label=(TEXTS.expires) { (expires(token, now)) }
-            td data-label=(TEXTS.last_used) {
-                @match token.last_used_at { Some(at) => (time(at)), None => (TEXTS.not_used) }
+        tr.expired[token.is_expired(now)] role="row" {
+            th.name scope="row" role="rowheader" data-cell="name" { bdi { (name) } }
+            td role="cell" data-label=(TEXTS.token) data-cell="hint" {
+                code translate="no" { (token.hint(view.state.registry.prefix())) }
             }
-            td.action {
-                a.button.danger href={ (PATH) "/" (token.id.hyphenated()) "/delete" } data-delete=(name)
-                    aria-label=(fill(TEXTS.delete_label, name)) { (TEXTS.delete) }
+            td.scopes role="cell" data-label=(TEXTS.scopes) { (scopes(token)) }
+            td role="cell" data-label=(TEXTS.created) { (moment(token.created_at)) }
+            td role="cell" data-label=(TEXTS.expires) { (expiry(token.expires_at, now)) }
+            td role="cell" data-label=(TEXTS.last_used) data-cell="last-used" { (last_used(token.last_used_at)) }
+            td.action role="cell" {
+                a.button.quiet href={ (PATH) "/" (token.id.hyphenated()) "/delete" } data-delete
+                    aria-label=(fill(TEXTS.delete_named, name)) { (TEXTS.delete) }
             }
         }
     }
 }
 
-fn scopes(token: &Token) -> Markup {
-    html! {
-        @if token.scopes.iter().next().is_none() { span.soft { (TEXTS.no_scopes) } }
-        @for scope in token.scopes.iter() { span.scope { (scope) } " " }
-    }
-}
+/// How many scopes are shown at once; nothing is hidden to save one line.
+const SHOWN: usize = 3;
 
-fn expires(token: &Token, now: DateTime<Utc>) -> Markup {
-    let Some(at) = token.expires_at else { return html! { span.soft { (TEXTS.never) } } };
-    if at <= now {
-        return html! { span.badge { (TEXTS.expired) } " " (time(at)) };
-    }
-    // Rounded up, so that a token for 30 days does not begin with 29.
-    let soon = match (at - now).num_seconds().unsigned_abs().div_ceil(86_400) {
-        0 | 1 => TEXTS.today.to_owned(),
-        days => fill(TEXTS.in_days, days),
+fn scopes(token: &Token) -> Markup {
+    let all: Vec<_> = token.scopes.iter().collect();
+    let (shown, more) = all.split_at(if all.len() <= SHOWN + 1 { all.len() } else { SHOWN });
+    let chips = |scopes: &[_]| {
+        html! { @for scope in scopes { code.scope translate="no" { (scope) } " " } }
     };
-    html! { (time(at)) " " span.soft.soon { (soon) } }
+    html! {
+        @if shown.is_empty() { span.soft { (TEXTS.no_scopes) } }
+        (chips(shown))
+        @if !more.is_empty() {
+            details { summary { (fill(TEXTS.more_scopes, more.len())) } (chips(more)) }
+        }
+    }
 }
 
 fn pages(before: Option<Uuid>, next: Option<Uuid>) -> Markup {
     html! {
         @if before.is_some() || next.is_some() {
-            nav.pages aria-label=(TEXTS.title) {
-                @if before.is_some() { a href=(PATH) { (TEXTS.newest) } }
-                @if let Some(next) = next { a href={ (PATH) "?before=" (next.hyphenated()) } { (TEXTS.older) } }
+            nav.pages aria-label=(TEXTS.pages) {
+                @if before.is_some() { a.button href=(PATH) { (icon(BACK)) (TEXTS.newest) } }
+                @if let Some(next) = next {
+                    a.button.older href={ (PATH) "?before=" (next.hyphenated()) } { (TEXTS.older) (icon(FORWARD)) }
+                }
             }
         }
     }

@@ -2,29 +2,40 @@
 //!
 //! It is rendered here, works without JavaScript, and calls the registry as the user that [`person`] has recognised.
 
+mod assets;
 mod creation;
 mod deletion;
 mod forgery;
+mod form;
+mod frame_ancestors;
 mod html;
+mod icons;
 mod list;
+mod logo;
 mod oidc;
 mod person;
 mod response;
 mod sealed;
 mod session;
-mod style;
 mod texts;
+mod theme;
+mod times;
 
 use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 
-pub use self::style::{Accent, AccentError, FrameAncestors, FrameAncestorsError};
-pub(crate) use self::{oidc::Oidc, sealed::Sealer};
+pub use self::{
+    frame_ancestors::{FrameAncestors, FrameAncestorsError},
+    theme::{Accent, AccentError},
+};
+pub(crate) use self::{logo::Logo, oidc::Oidc, sealed::Sealer, session::Lengths};
 use crate::{caller::Callers, registry::TokenRegistry, token::Scope};
 
 /// Where the page is.
 pub(crate) const PATH: &str = "/personal-api-tokens";
+/// Where the form for a token is.
+const NEW: &str = "/personal-api-tokens/new";
 
 /// What the page is made of.
 #[derive(Clone, Debug)]
@@ -61,6 +72,7 @@ pub(crate) enum Recognition {
 pub(crate) struct Look {
     pub product: String,
     pub accent: Accent,
+    pub logo: Option<Logo>,
     pub back: Option<String>,
     pub frame_ancestors: FrameAncestors,
     /// The URL in the example of a request.
@@ -75,13 +87,14 @@ where
 {
     vec![
         (PATH, get(list::show)),
-        ("/personal-api-tokens/new", get(creation::form).post(creation::create)),
+        (NEW, get(creation::form).post(creation::create)),
         ("/personal-api-tokens/{id}/delete", get(deletion::ask).post(deletion::delete)),
         ("/personal-api-tokens/user", post(person::choose)),
         ("/personal-api-tokens/callback", get(session::callback)),
         ("/personal-api-tokens/sign-out", post(session::sign_out)),
         ("/personal-api-tokens/signed-out", get(session::signed_out)),
-        ("/personal-api-tokens/page.css", get(style::css)),
-        ("/personal-api-tokens/page.js", get(style::script)),
+        ("/personal-api-tokens/page.css", get(assets::style)),
+        ("/personal-api-tokens/page.js", get(assets::script)),
+        ("/personal-api-tokens/logo", get(logo::show)),
     ]
 }

@@ -22,7 +22,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use super::{PATH, forgery::random, sealed::Sealer};
+use super::{PATH, forgery::random, sealed::Sealer, session::Lengths};
 use crate::{
     caller::{IdTokens, Identified, Refusal},
     oauth::Issuer,
@@ -39,6 +39,7 @@ pub(crate) struct Oidc {
     pub user_claim: String,
     /// How long ago a login may be when a token is made.
     pub max_age: Option<Duration>,
+    pub session: Lengths,
     /// The URL of the HTTP listener, as browsers reach it.
     pub url: Issuer,
     pub sealer: Sealer,

@@ -3,7 +3,7 @@
 use axum::{
     Form,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, header::GetAll},
     response::Response,
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -12,12 +12,15 @@ use serde::Deserialize;
 use super::{
     PATH, Page, PageState, Recognition,
     forgery::{cookie, is_own, set_cookie},
-    html::{self, View},
+    html::{self, Link, View},
     response::see_other,
     session::{Session, sign_in},
     texts::ENGLISH as TEXTS,
 };
-use crate::{caller::Caller, token::UserId};
+use crate::{
+    caller::{Caller, Refusal},
+    token::UserId,
+};
 
 /// The cookie with the user that was chosen in development.
 const USER: &str = "latchkey-user";
@@ -30,56 +33,100 @@ pub(super) struct Person {
     pub(super) session: Option<Session>,
 }
 
+/// Why it is not known who the user is.
+#[derive(Debug)]
+pub(super) enum Unknown {
+    NotSignedIn,
+    /// In development, nobody has been chosen.
+    NotChosen,
+    /// The issuer of the JWT cannot be reached.
+    Unavailable,
+    /// The page is not set up.
+    Off,
+}
+
+impl Unknown {
+    /// Says so.
+    pub(super) fn answer(self, state: &PageState, headers: &HeaderMap) -> Response {
+        let view = View::new(state, headers, None);
+        match self {
+            Self::NotSignedIn => {
+                view.message_with(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in, Some(Link::SIGN_IN))
+            }
+            Self::NotChosen => html::choose_user(state, headers, "", None),
+            Self::Unavailable => view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
+            Self::Off => view.message(StatusCode::NOT_FOUND, TEXTS.off),
+        }
+    }
+}
+
 impl Person {
-    /// Recognises the user of a request. A browser that asks for a page, `to` below the path, is sent to log in first.
+    /// Recognises the user of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`].
+    pub(super) async fn of(state: &PageState, headers: &HeaderMap) -> Result<Self, Unknown> {
+        match &state.recognition {
+            Recognition::Off => Err(Unknown::Off),
+            Recognition::Development => {
+                let user = cookie(headers, USER)
+                    .and_then(|text| percent_decode_str(text).decode_utf8().ok()?.parse::<UserId>().ok());
+                let user = user.ok_or(Unknown::NotChosen)?;
+                Ok(Self { caller: Caller::of_user(user.clone()), user, session: None })
+            }
+            Recognition::Jwt(header) => Self::of_jwt(state, headers.get_all(header)).await,
+            Recognition::Oidc(oidc) => {
+                let session = Session::of(state, oidc, headers).ok_or(Unknown::NotSignedIn)?;
+                let user = session.user.parse::<UserId>().map_err(|_| Unknown::NotSignedIn)?;
+                Ok(Self { caller: Caller::of_user(user.clone()), user, session: Some(session) })
+            }
+        }
+    }
+
+    async fn of_jwt(state: &PageState, values: GetAll<'_, HeaderValue>) -> Result<Self, Unknown> {
+        let mut values = values.iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Err(Unknown::NotSignedIn) };
+        let text = value.to_str().unwrap_or_default();
+        // Some proxies write it as a bearer credential.
+        let jwt = text.strip_prefix("Bearer ").unwrap_or(text).trim();
+        let caller = state.callers.user(jwt).await.map_err(|refusal| match refusal {
+            Refusal::Unavailable => Unknown::Unavailable,
+            _ => Unknown::NotSignedIn,
+        })?;
+        let user = caller.own_user().cloned().ok_or(Unknown::NotSignedIn)?;
+        Ok(Self { user, caller, session: None })
+    }
+
+    /// Recognises the user of a browser that asks for a page, `to` below the path, or sends it to log in first.
     ///
     /// # Errors
     ///
     /// The answer to a request whose user is not known.
-    pub(super) async fn of(
+    pub(super) async fn or_sign_in(
         state: &PageState,
         headers: &HeaderMap,
-        to: Option<&str>,
+        to: &str,
     ) -> Result<Self, Response> {
-        let refused =
-            || View::new(state, headers, None).message(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in);
-        match &state.recognition {
-            Recognition::Off => {
-                Err(View::new(state, headers, None).message(StatusCode::NOT_FOUND, TEXTS.off))
+        match (Self::of(state, headers).await, &state.recognition) {
+            (Ok(person), _) => Ok(person),
+            // Providers refuse to be shown in frames.
+            (Err(Unknown::NotSignedIn), Recognition::Oidc(_)) if is_framed(headers) => {
+                let view = View::new(state, headers, None);
+                let link = Some(Link::SIGN_IN_IN_NEW_TAB);
+                Err(view.message_with(StatusCode::UNAUTHORIZED, TEXTS.framed, link))
             }
-            Recognition::Development => {
-                let user = cookie(headers, USER)
-                    .and_then(|text| percent_decode_str(text).decode_utf8().ok()?.parse::<UserId>().ok());
-                let Some(user) = user else { return Err(html::choose_user(state, headers, "", None)) };
-                Ok(Self { caller: Caller::of_user(user.clone()), user, session: None })
+            (Err(Unknown::NotSignedIn), Recognition::Oidc(oidc)) => {
+                Err(sign_in(state, oidc, headers, to, false).await)
             }
-            Recognition::Jwt(header) => {
-                let mut values = headers.get_all(header).iter();
-                let (Some(value), None) = (values.next(), values.next()) else { return Err(refused()) };
-                let text = value.to_str().unwrap_or_default();
-                // Some proxies write it as a bearer credential.
-                let jwt = text.strip_prefix("Bearer ").unwrap_or(text).trim();
-                let caller = state.callers.user(jwt).await.map_err(|refusal| match refusal {
-                    crate::caller::Refusal::Unavailable => View::new(state, headers, None)
-                        .message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
-                    _ => refused(),
-                })?;
-                let Some(user) = caller.own_user().cloned() else { return Err(refused()) };
-                Ok(Self { user, caller, session: None })
-            }
-            Recognition::Oidc(oidc) => {
-                let session = Session::of(state, oidc, headers);
-                let known = session.and_then(|session| Some((session.user.parse::<UserId>().ok()?, session)));
-                match (known, to) {
-                    (Some((user, session)), _) => {
-                        Ok(Self { caller: Caller::of_user(user.clone()), user, session: Some(session) })
-                    }
-                    (None, Some(to)) => Err(sign_in(state, oidc, headers, to, false).await),
-                    (None, None) => Err(refused()),
-                }
-            }
+            (Err(unknown), _) => Err(unknown.answer(state, headers)),
         }
     }
+}
+
+/// Whether the browser shows the answer in a frame.
+fn is_framed(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-dest").is_some_and(|to| to == "iframe" || to == "frame")
 }
 
 #[derive(Deserialize)]

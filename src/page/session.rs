@@ -1,5 +1,7 @@
 //! A session after a login, in an encrypted cookie.
 
+use std::time::Duration;
+
 use axum::{
     Form,
     extract::{Query, State},
@@ -13,22 +15,28 @@ use super::{
     forgery::{Bare, cookie, cookie_name, is_own, set_cookie},
     html::View,
     oidc::{Login, LoginError, Oidc},
-    person::Person,
+    person::{Person, Unknown},
     response::see_other,
     texts::ENGLISH as TEXTS,
 };
 
 const SESSION: &str = "latchkey-session";
 const LOGIN: &str = "latchkey-login";
-/// A session ends when nothing was done for this time, and after this time in any case. In seconds.
-const IDLE: i64 = 30 * 60;
-const LONGEST: i64 = 8 * 60 * 60;
 /// How long a login may take, in seconds.
 const LOGIN_TIME: i64 = 10 * 60;
-/// How often the cookie notes that the session is in use, in seconds.
+/// How often the cookie notes that the session is in use, at most, in seconds.
 const NOTE: i64 = 60;
 /// How long a form may take, in seconds: a login that was recent when the form was opened is recent enough when it is sent.
 const FORM_TIME: i64 = 15 * 60;
+
+/// How long a session lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    /// Without use.
+    pub(crate) idle: Duration,
+    /// In any case.
+    pub(crate) longest: Duration,
+}
 
 /// Times are in seconds since the Unix epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,18 +52,18 @@ impl Session {
     /// Reads the session of a browser, if it has not ended.
     pub(super) fn of(state: &PageState, oidc: &Oidc, headers: &HeaderMap) -> Option<Self> {
         let session: Self = oidc.sealer.open(SESSION, cookie(headers, &cookie_name(state, SESSION))?)?;
-        session.lives(now(state)).then_some(session)
+        session.lives(&oidc.session, now(state)).then_some(session)
     }
 
-    fn lives(&self, now: i64) -> bool {
-        now - self.seen <= IDLE && now - self.began <= LONGEST
+    fn lives(&self, lengths: &Lengths, now: i64) -> bool {
+        now - self.seen <= seconds(lengths.idle) && now - self.began <= seconds(lengths.longest)
     }
 
     /// Notes in the cookie that the session is in use.
     pub(super) fn note_use(&self, state: &PageState, headers: &mut HeaderMap) {
         let now = now(state);
         if let Recognition::Oidc(oidc) = &state.recognition
-            && now - self.seen >= NOTE
+            && now - self.seen >= NOTE.min(seconds(oidc.session.idle) / 4)
         {
             Self { seen: now, ..self.clone() }.keep(state, oidc, headers);
         }
@@ -72,9 +80,12 @@ impl Session {
 /// already.
 pub(super) fn not_recent<'a>(state: &'a PageState, person: &Person, sent: bool) -> Option<&'a Oidc> {
     let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session) else { return None };
-    let max_age = i64::try_from(oidc.max_age?.as_secs()).unwrap_or(i64::MAX);
-    let allowed = max_age.saturating_add(if sent { FORM_TIME } else { 0 });
+    let allowed = seconds(oidc.max_age?).saturating_add(if sent { FORM_TIME } else { 0 });
     (now(state).saturating_sub(session.auth_time) > allowed).then_some(oidc)
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn now(state: &PageState) -> i64 {
@@ -89,8 +100,7 @@ pub(super) async fn sign_in(
     to: &str,
     anew: bool,
 ) -> Response {
-    let unavailable =
-        || View::new(state, headers, None).message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable);
+    let unavailable = || Unknown::Unavailable.answer(state, headers);
     let Ok((login, url)) = oidc.begin(to, anew, now(state)).await else { return unavailable() };
     let Some(sealed) = oidc.sealer.seal(LOGIN, &login) else { return unavailable() };
     let mut response = see_other(&url);
@@ -112,16 +122,15 @@ pub(super) async fn callback(
     Query(callback): Query<Callback>,
     headers: HeaderMap,
 ) -> Response {
-    let view = || View::new(&state, &headers, None);
     let Recognition::Oidc(oidc) = &state.recognition else {
-        return view().message(StatusCode::NOT_FOUND, TEXTS.off);
+        return Unknown::Off.answer(&state, &headers);
     };
     let login: Option<Login> =
         cookie(&headers, &cookie_name(&state, LOGIN)).and_then(|text| oidc.sealer.open(LOGIN, text));
-    let refused = || view().message(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in);
+    let refused = || Unknown::NotSignedIn.answer(&state, &headers);
     let Some(login) = login.filter(|login| now(&state) - login.began <= LOGIN_TIME) else { return refused() };
     match oidc.end(&login, &callback.state, &callback.code).await {
-        Err(LoginError::Unavailable) => view().message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
+        Err(LoginError::Unavailable) => Unknown::Unavailable.answer(&state, &headers),
         Err(LoginError::Refused) => refused(),
         Ok(identified) => {
             let now = now(&state);
@@ -147,7 +156,7 @@ pub(super) async fn sign_out(
     Form(sent): Form<Bare>,
 ) -> Response {
     let Recognition::Oidc(oidc) = &state.recognition else {
-        return View::new(&state, &headers, None).message(StatusCode::NOT_FOUND, TEXTS.off);
+        return Unknown::Off.answer(&state, &headers);
     };
     if !is_own(&state, &headers, &sent.key) {
         return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
@@ -160,7 +169,7 @@ pub(super) async fn sign_out(
 
 /// Where the provider sends the browser after a logout.
 pub(super) async fn signed_out(State(Page(state)): State<Page>, headers: HeaderMap) -> Response {
-    View::new(&state, &headers, None).message(StatusCode::OK, TEXTS.signed_out)
+    View::new(&state, &headers, None).signed_out()
 }
 
 #[cfg(test)]
@@ -168,11 +177,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_ends_when_it_is_not_used_and_after_a_day_of_work_in_any_case() {
-        let session = |began, seen| Session { user: "alice".to_owned(), began, seen, auth_time: began };
-        assert!(session(0, 0).lives(IDLE));
-        assert!(!session(0, 0).lives(IDLE + 1));
-        assert!(session(0, LONGEST).lives(LONGEST));
-        assert!(!session(0, LONGEST + 1).lives(LONGEST + 1));
+    fn a_session_ends_when_it_is_not_used_and_at_some_time_in_any_case() {
+        let lengths = Lengths { idle: Duration::from_secs(10), longest: Duration::from_secs(100) };
+        let lives = |began, seen, now| {
+            Session { user: "alice".to_owned(), began, seen, auth_time: began }.lives(&lengths, now)
+        };
+        assert!(lives(0, 0, 10) && !lives(0, 0, 11));
+        assert!(lives(0, 100, 100) && !lives(0, 101, 101));
     }
 }

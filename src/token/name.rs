@@ -27,7 +27,7 @@ pub enum NameError {
 
 impl TokenName {
     pub(crate) const MIN: usize = 3;
-    const MAX: usize = 64;
+    pub(crate) const MAX: usize = 64;
     /// Bounds the work of normalisation. One character in NFC stands for at most 4 characters of the text, so a longer
     /// text has more than 64 in any case.
     const MAX_BYTES: usize = 4 * 1024;

@@ -95,13 +95,7 @@ impl Kind {
         let mut command = match self {
             Self::Nginx => {
                 write("nginx.conf");
-                let mut command =
-                    Command::new(tools::find("nginx", "install nginx: apt-get install nginx-light"));
-                // The file is used as it stands; where a test's server keeps its files is said on the command line.
-                let folder = folder.display();
-                command.args(["-p", &folder.to_string(), "-c", "nginx.conf", "-e", "stderr", "-g"]);
-                command.arg(format!("daemon off; pid {folder}/nginx.pid;"));
-                command
+                nginx(folder)
             }
             Self::Caddy => {
                 write("Caddyfile");
@@ -142,6 +136,16 @@ impl Kind {
         command.current_dir(folder).stderr(Stdio::null());
         command
     }
+}
+
+/// Returns the command that runs nginx with the nginx.conf in a folder. The file is used as it stands; where a test's server keeps
+/// its files is said on the command line.
+pub fn nginx(folder: &Path) -> Command {
+    let mut command = Command::new(tools::find("nginx", "install nginx: apt-get install nginx-light"));
+    let text = folder.display();
+    command.args(["-p", &text.to_string(), "-c", "nginx.conf", "-e", "stderr", "-g"]);
+    command.arg(format!("daemon off; pid {text}/nginx.pid;")).current_dir(folder).stderr(Stdio::null());
+    command
 }
 
 /// Starts an API that answers with the headers that arrived, a line each, and the length of the body. After an upgrade it sends
