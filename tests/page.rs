@@ -385,3 +385,40 @@ async fn without_a_way_to_recognise_users_there_is_no_page() {
     let app = App::start_with(Sqlite, &["--callers", callers.to_str().unwrap()]).await;
     assert_eq!(http::send(app.http_addr, "GET /personal-api-tokens", &[], b"").await.0, 404);
 }
+
+#[tokio::test]
+async fn a_user_is_chosen_only_at_an_address_of_this_machine() {
+    let app = App::start(Sqlite).await;
+    let cookie = format!("latchkey-form={KEY}; latchkey-user=victim");
+    let port = app.http_addr.port();
+    for (host, is_open) in [
+        (format!("127.0.0.1:{port}"), true),
+        (format!("localhost:{port}"), true),
+        (format!("[::1]:{port}"), true),
+        // A site that gives its name the address 127.0.0.1.
+        (format!("evil.example.com:{port}"), false),
+        (format!("127.0.0.1.example.com:{port}"), false),
+        (format!("localhost.example.com:{port}"), false),
+        (format!("192.0.2.1:{port}"), false),
+    ] {
+        let headers = [
+            ("host", host.as_str()),
+            ("cookie", cookie.as_str()),
+            ("sec-fetch-site", "same-origin"),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ];
+        let request_id = uuid::Uuid::now_v7();
+        let new = format!("key={KEY}&request_id={request_id}&name=token+{request_id}&expiry=30");
+        let choice = format!("key={KEY}&user=victim");
+        for (request, form, expected) in [
+            ("GET /personal-api-tokens", "", 200),
+            (NEW, new.as_str(), 200),
+            ("POST /personal-api-tokens/user", choice.as_str(), 303),
+        ] {
+            let (status, _, body) = http::send(app.http_addr, request, &headers, form.as_bytes()).await;
+            let expected = if is_open { expected } else { 403 };
+            assert_eq!(status, expected, "{request} {host} {body}");
+        }
+    }
+    assert_eq!(app.count("tokens").await, 3);
+}

@@ -53,7 +53,7 @@ pub(super) async fn create(
     let again = |view, (status, problems)| form::show(view, status, &entered, &problems);
     let person = match &person {
         Ok(person) => person,
-        Err(Unknown::Off) => return Err(Unknown::Off.answer(&state, &headers)),
+        Err(unknown @ (Unknown::Off | Unknown::NotLoopback)) => return Err(unknown.answer(&state, &headers)),
         Err(unknown) => return Err(again(view, not_known(unknown))),
     };
     if !has_key(&state, &headers, &entered.key) {
@@ -64,7 +64,7 @@ pub(super) async fn create(
     }
     let new = match check(&state, person, &entered) {
         Ok(new) => new,
-        Err(problems) => return Err(again(view, (StatusCode::UNPROCESSABLE_ENTITY, problems))),
+        Err(problems) => return Err(again(view, (StatusCode::UNPROCESSABLE_ENTITY, *problems))),
     };
     match state.registry.issue(&person.caller, new).await {
         Ok(issued) => Ok(show_token(view, &issued)),
@@ -87,7 +87,7 @@ fn with_sign_in(text: &str) -> Problems {
     Problems { link: Some(Link::SIGN_IN_IN_NEW_TAB), ..Problems::general(text) }
 }
 
-fn check(state: &PageState, person: &Person, entered: &Entered) -> Result<NewToken, Problems> {
+fn check(state: &PageState, person: &Person, entered: &Entered) -> Result<NewToken, Box<Problems>> {
     let mut problems = Problems::default();
     let name = TokenName::parse(&entered.name).map_err(|error| problems.name = Some(name_problem(error)));
     let expiry = expiry(state, entered, &mut problems);
@@ -111,7 +111,7 @@ fn check(state: &PageState, person: &Person, entered: &Entered) -> Result<NewTok
             request_id: Some(request_id),
             on_repeat: OnRepeat::Refuse,
         }),
-        _ => Err(problems),
+        _ => Err(Box::new(problems)),
     }
 }
 

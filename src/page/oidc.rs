@@ -176,7 +176,11 @@ impl Oidc {
                 LoginError::Refused
             }
         })?;
-        if identified.nonce != login.nonce { Err(LoginError::Refused) } else { Ok(identified) }
+        if let Err(reason) = is_answer(&identified, login, self.max_age) {
+            tracing::warn!(reason, "an ID token was refused");
+            return Err(LoginError::Refused);
+        }
+        Ok(identified)
     }
 
     /// Exchanges a code for an ID token (RFC 6749, section 4.1.3).
@@ -234,7 +238,38 @@ impl Oidc {
     }
 }
 
+/// Whether an ID token answers this login (OpenID Connect Core 1.0, section 3.1.3.7, numbers 11 and 13).
+fn is_answer(identified: &Identified, login: &Login, max_age: Option<Duration>) -> Result<(), &'static str> {
+    if identified.nonce != login.nonce {
+        Err("it is not for this login")
+    } else if max_age.is_some() && identified.auth_time.is_none() {
+        Err("it has no auth_time, which a provider must add when max_age is asked for")
+    } else {
+        Ok(())
+    }
+}
+
 fn with_query(url: &str, query: &str) -> String {
     let mark = if url.contains('?') { '&' } else { '?' };
     format!("{url}{mark}{query}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_token_is_of_this_login_and_says_when_the_login_was_if_that_matters() {
+        let text = str::to_owned;
+        let login = Login { state: text("s"), nonce: text("n"), verifier: text("v"), to: text(""), began: 0 };
+        let identified =
+            |nonce, auth_time| Identified { user: "alice".parse().unwrap(), nonce: text(nonce), auth_time };
+        let hour = Some(Duration::from_secs(3_600));
+        assert!(is_answer(&identified("n", None), &login, None).is_ok());
+        assert!(is_answer(&identified("n", Some(1)), &login, hour).is_ok());
+        assert!(is_answer(&identified("n", None), &login, hour).is_err());
+        for nonce in ["", "m"] {
+            assert!(is_answer(&identified(nonce, Some(1)), &login, None).is_err());
+        }
+    }
 }

@@ -1,9 +1,15 @@
 //! Who the user of the page is.
 
+use std::net::IpAddr;
+
 use axum::{
     Form,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header::GetAll},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{GetAll, HOST},
+        uri::Authority,
+    },
     response::Response,
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -39,6 +45,8 @@ pub(super) enum Unknown {
     NotSignedIn,
     /// In development, nobody has been chosen.
     NotChosen,
+    /// In development, the browser was not sent to this machine by its own name.
+    NotLoopback,
     /// The issuer of the JWT cannot be reached.
     Unavailable,
     /// The page is not set up.
@@ -47,12 +55,13 @@ pub(super) enum Unknown {
 
 impl Unknown {
     /// Says so.
-    pub(super) fn answer(self, state: &PageState, headers: &HeaderMap) -> Response {
+    pub(super) fn answer(&self, state: &PageState, headers: &HeaderMap) -> Response {
         let view = View::new(state, headers, None);
         match self {
             Self::NotSignedIn => {
                 view.message_with(StatusCode::UNAUTHORIZED, TEXTS.not_signed_in, Some(Link::SIGN_IN))
             }
+            Self::NotLoopback => view.message(StatusCode::FORBIDDEN, TEXTS.not_loopback),
             Self::NotChosen => html::choose_user(state, headers, "", None),
             Self::Unavailable => view.message(StatusCode::SERVICE_UNAVAILABLE, TEXTS.unavailable),
             Self::Off => view.message(StatusCode::NOT_FOUND, TEXTS.off),
@@ -69,6 +78,7 @@ impl Person {
     pub(super) async fn of(state: &PageState, headers: &HeaderMap) -> Result<Self, Unknown> {
         match &state.recognition {
             Recognition::Off => Err(Unknown::Off),
+            Recognition::Development if !is_to_loopback(headers) => Err(Unknown::NotLoopback),
             Recognition::Development => {
                 let user = cookie(headers, USER)
                     .and_then(|text| percent_decode_str(text).decode_utf8().ok()?.parse::<UserId>().ok());
@@ -124,6 +134,19 @@ impl Person {
     }
 }
 
+/// Whether the address in the browser is one of this machine. Another site can give its own name the address 127.0.0.1 (DNS
+/// rebinding): to the browser its pages are then of the same origin as this one, but `Host` has that name.
+fn is_to_loopback(headers: &HeaderMap) -> bool {
+    // Browsers always send it.
+    let Some(host) = headers.get(HOST) else { return true };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let name = authority.host();
+        let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+        address.map_or_else(|_| name.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
+    })
+}
+
 /// Whether the browser shows the answer in a frame.
 fn is_framed(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-dest").is_some_and(|to| to == "iframe" || to == "frame")
@@ -143,7 +166,8 @@ pub(super) async fn choose(
     headers: HeaderMap,
     Form(choice): Form<Choice>,
 ) -> Response {
-    if !matches!(state.recognition, Recognition::Development) || !is_own(&state, &headers, &choice.key) {
+    let is_development = matches!(state.recognition, Recognition::Development) && is_to_loopback(&headers);
+    if !is_development || !is_own(&state, &headers, &choice.key) {
         return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
     }
     let user = choice.user.trim();

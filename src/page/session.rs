@@ -44,8 +44,8 @@ pub(super) struct Session {
     pub(super) user: String,
     began: i64,
     seen: i64,
-    /// When the user gave the provider a credential.
-    auth_time: i64,
+    /// When the user gave the provider a credential, if the provider says so.
+    auth_time: Option<i64>,
 }
 
 impl Session {
@@ -81,7 +81,8 @@ impl Session {
 pub(super) fn not_recent<'a>(state: &'a PageState, person: &Person, sent: bool) -> Option<&'a Oidc> {
     let (Recognition::Oidc(oidc), Some(session)) = (&state.recognition, &person.session) else { return None };
     let allowed = seconds(oidc.max_age?).saturating_add(if sent { FORM_TIME } else { 0 });
-    (now(state).saturating_sub(session.auth_time) > allowed).then_some(oidc)
+    let now = now(state);
+    session.auth_time.is_none_or(|at| now.saturating_sub(at) > allowed).then_some(oidc)
 }
 
 fn seconds(duration: Duration) -> i64 {
@@ -138,7 +139,7 @@ pub(super) async fn callback(
                 user: identified.user.as_str().to_owned(),
                 began: now,
                 seen: now,
-                auth_time: identified.auth_time.unwrap_or(now),
+                auth_time: identified.auth_time,
             };
             let mut response = see_other(&format!("{PATH}{}", login.to));
             session.keep(&state, oidc, response.headers_mut());
@@ -180,7 +181,7 @@ mod tests {
     fn a_session_ends_when_it_is_not_used_and_at_some_time_in_any_case() {
         let lengths = Lengths { idle: Duration::from_secs(10), longest: Duration::from_secs(100) };
         let lives = |began, seen, now| {
-            Session { user: "alice".to_owned(), began, seen, auth_time: began }.lives(&lengths, now)
+            Session { user: "alice".to_owned(), began, seen, auth_time: None }.lives(&lengths, now)
         };
         assert!(lives(0, 0, 10) && !lives(0, 0, 11));
         assert!(lives(0, 100, 100) && !lives(0, 101, 101));

@@ -115,6 +115,7 @@ pub(super) struct Texts {
     pub(super) not_recent: &'static str,
     pub(super) framed: &'static str,
     pub(super) gone: &'static str,
+    pub(super) not_loopback: &'static str,
     pub(super) off: &'static str,
 
     pub(super) choose_title: &'static str,
@@ -233,6 +234,8 @@ pub(super) const ENGLISH: Texts = Texts {
                  form again.",
     framed: "Sign in in a new tab, then come back and reload this page.",
     gone: "This token is not in your list. You may have deleted it already.",
+    not_loopback: "Without a login this page can be opened only on the machine it runs on. Use localhost in the \
+                   address.",
     off: "This page is not set up. An administrator finds out how in docs/page.md.",
 
     choose_title: "Choose a user",
