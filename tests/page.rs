@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use latchkey::clock::Clock;
 use rstest::rstest;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ async fn a_person_creates_sees_and_deletes_tokens(
 ) {
     let walker = Walker::new();
     let settings = ["--last-used-interval", "1s"];
-    let app = App::start_with_clock_and(Sqlite, Clock::manual(Utc::now()), &settings).await;
+    let app = App::start_with_clock_and(Sqlite, Clock::manual(Clock::system().now()), &settings).await;
     walker.run(&app, walk, &[]).await;
     if walk == "light" {
         for name in ["list-light-large", "form-light-narrow", "token-light-narrow", "dialog-light-wide"] {
@@ -178,7 +178,7 @@ async fn people_log_in_and_out_with_an_openid_provider() {
 async fn a_session_ends_when_it_is_not_used_and_at_some_time_in_any_case() {
     let walker = Walker::new();
     let settings = ["--page-session-idle", "10m", "--page-session-longest", "1h"];
-    let (app, _provider) = walker.with_provider(Clock::manual(Utc::now()), &settings).await;
+    let (app, _provider) = walker.with_provider(Clock::manual(Clock::system().now()), &settings).await;
     walker.run(&app, "session", &[]).await;
 }
 
