@@ -512,7 +512,7 @@ const walks = {
     const refused = stranger.waitForEvent("console", (message) => message.text().includes("frame-ancestors"));
     await stranger.goto(other);
     await refused;
-    assert.equal(stranger.frames()[1].url(), "chrome-error://chromewebdata/");
+    await stranger.frames()[1].waitForURL("chrome-error://chromewebdata/", { waitUntil: "commit" });
   },
 
   async light() {
