@@ -23,7 +23,7 @@ use crate::support::{
 
 const INSTALL_CHROMIUM: &str = "install Chromium: apt-get install chromium";
 
-/// Runs a walk of tests/page/walks.mjs, which says what it expects.
+/// Runs one walk of tests/page/walks.mjs, which has the assertions.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_creates_sees_and_deletes_tokens(
@@ -336,7 +336,7 @@ async fn what_is_wrong_is_said_in_words_for_people_and_nothing_entered_is_lost()
     proxied.create("alice", "taken", REQUEST_IDS[0]).await;
     for (name, problem, status) in [
         ("taken", "already have a token with this name", 409),
-        ("another", "You have 1 tokens, as many as are allowed", 409),
+        ("another", "the limit of 1 active tokens", 409),
         ("ab", "too short", 422),
     ] {
         let (found, page) = proxied.create("alice", name, REQUEST_IDS[1]).await;

@@ -24,8 +24,9 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub struct PageConfig {
     /// Header in which a proxy in front of the web page puts a JWT of its user, such as X-Forwarded-Access-Token or
-    /// Cf-Access-Jwt-Assertion. The JWT's issuer must be in the callers file, with user_claim. Default: none, and there is no page;
-    /// but without a callers file, on loopback, the page asks who the user is.
+    /// Cf-Access-Jwt-Assertion. The JWT's issuer must be in the callers file, with user_claim.
+    /// Without this and page_oidc_issuer there is no page, except in development: without a callers file and TLS, on loopback, users
+    /// choose who they are. Default: none.
     #[arg(long, env = "LATCHKEY_PAGE_JWT_HEADER", value_name = "NAME")]
     pub page_jwt_header: Option<HeaderName>,
 
@@ -46,7 +47,8 @@ pub struct PageConfig {
     #[arg(long, env = "LATCHKEY_PAGE_OIDC_USER_CLAIM", value_name = "CLAIM", default_value = "sub")]
     pub page_oidc_user_claim: String,
 
-    /// How long ago a login with the OpenID provider may be when a token is created: 1s to 30d. Default: as long as the session.
+    /// How long ago a login with the OpenID provider may be when the form for a token is opened: 1s to 30d. Sending the form may
+    /// take 15 more minutes. Default: as long as the session.
     #[arg(long, env = "LATCHKEY_PAGE_MAX_AGE", value_name = "DURATION", value_parser = duration::<1_000, 2_592_000_000>)]
     pub page_max_age: Option<Duration>,
 
@@ -72,7 +74,8 @@ pub struct PageConfig {
     #[arg(long, env = "LATCHKEY_PAGE_LOGO", value_name = "FILE")]
     pub page_logo: Option<PathBuf>,
 
-    /// Colour of buttons and links on the web page. Where a text could not be read in it or on it, a shade of it is used.
+    /// Colour of buttons and links on the web page, as #rrggbb. Where its contrast is too low, a darker or lighter shade is used.
+    /// Text on buttons is black or white.
     #[arg(long, env = "LATCHKEY_PAGE_ACCENT", value_name = "COLOUR", default_value = "#2456c9")]
     pub page_accent: Accent,
 

@@ -27,8 +27,8 @@ pub(super) async fn script(RawQuery(version): RawQuery) -> Response {
     asset("text/javascript; charset=utf-8", version, SCRIPT)
 }
 
-/// A page of another version, while replicas are upgraded, may ask for a file that this replica does not have: nobody keeps
-/// what it gets instead.
+/// During an upgrade, a page of another version may ask for a file that this replica does not have. It gets this replica's file
+/// with `no-store`, so that browsers do not keep it.
 fn asset(media_type: &'static str, version: Option<String>, text: &'static str) -> Response {
     let is_this = version.as_deref() == Some(VERSION.as_str());
     let cache = if is_this { "public, max-age=31536000, immutable" } else { "no-store" };

@@ -36,7 +36,7 @@ pub(super) async fn form(State(Page(state)): State<Page>, headers: HeaderMap) ->
     Ok(form::show(view, StatusCode::OK, &Entered::nothing(), &Problems::default()))
 }
 
-/// Makes the token and shows it. Whatever goes wrong, nothing that was entered is lost.
+/// Creates the token and shows it. If the user can correct the problem or retry, the form is shown again with what was entered.
 ///
 /// A form that is sent again makes no second token and shows nothing: its token may be in use.
 pub(super) async fn create(
@@ -75,7 +75,7 @@ pub(super) async fn create(
     }
 }
 
-/// Says for people why it is not known who they are.
+/// Returns the status and the problem to show when the user is not known.
 fn not_known(unknown: &Unknown) -> (StatusCode, Problems) {
     match unknown {
         Unknown::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Problems::general(TEXTS.unavailable)),
@@ -147,8 +147,8 @@ fn expiry(state: &PageState, entered: &Entered, problems: &mut Problems) -> Opti
     expiry.map(Some)
 }
 
-/// Says for people why the registry made no token. After a failure nobody knows whether it did: the form keeps its request id,
-/// so sending it again is safe.
+/// Returns the status and the problem to show for an error of the registry. After a failure the token may exist; the form keeps
+/// its request id, so sending it again is safe.
 fn problems_of(error: &RegistryError) -> (StatusCode, Problems) {
     let general = |status, text: String| (status, Problems::general(text));
     match error {
@@ -160,8 +160,9 @@ fn problems_of(error: &RegistryError) -> (StatusCode, Problems) {
             let problems = Problems { expiry: Some(TEXTS.expiry_wrong.to_owned()), ..Default::default() };
             (StatusCode::UNPROCESSABLE_ENTITY, problems)
         }
-        RegistryError::TooManyTokens { limit } | RegistryError::TooManyExpired { limit } => {
-            general(StatusCode::CONFLICT, fill(TEXTS.too_many, limit))
+        RegistryError::TooManyTokens { limit } => general(StatusCode::CONFLICT, fill(TEXTS.too_many, limit)),
+        RegistryError::TooManyExpired { limit } => {
+            general(StatusCode::CONFLICT, fill(TEXTS.too_many_expired, limit))
         }
         RegistryError::TooFast { wait } => {
             general(StatusCode::TOO_MANY_REQUESTS, fill(TEXTS.too_fast, wait.as_secs().max(1)))

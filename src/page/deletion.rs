@@ -46,7 +46,7 @@ pub(super) async fn ask(
 
 /// The dialog that the script fills with what the row of a token says, and opens.
 pub(super) fn dialog(view: &View<'_>) -> Markup {
-    // The answer that harms nobody has the focus.
+    // The safe answer has the focus.
     let no = html! { button.button type="button" data-close autofocus { (TEXTS.no) } };
     html! {
         dialog.card id="confirm" aria-labelledby="confirm-title" aria-describedby="confirm-text" closedby="any" {

@@ -60,7 +60,7 @@ pub(super) fn has_key(state: &PageState, headers: &HeaderMap, sent: &str) -> boo
     is_key && bool::from(kept.as_bytes().ct_eq(sent.as_bytes()))
 }
 
-/// What the browser says of the request's origin. Those of today say it in `Sec-Fetch-Site`, older ones in `Origin`.
+/// Whether the request is of the same origin, by `Sec-Fetch-Site` or, in older browsers, `Origin`; also if neither is present.
 pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site == "same-origin";

@@ -11,7 +11,7 @@ pub(super) const COPY: &str = r#"<rect x="7" y="7" width="10" height="10" rx="2"
 pub(super) const BACK: &str = r#"<path d="M12.5 4.5 7 10l5.5 5.5"/>"#;
 pub(super) const FORWARD: &str = r#"<path d="M7.5 4.5 13 10l-5.5 5.5"/>"#;
 
-/// Returns an icon, which nobody needs to see: a text says the same.
+/// Returns an icon, hidden from screen readers because the text next to it says the same.
 pub(super) fn icon(shapes: &'static str) -> Markup {
     html! {
         svg.icon viewBox="0 0 20 20" fill="none" stroke="currentColor" stroke-width="1.7" stroke-linecap="round"

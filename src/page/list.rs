@@ -79,7 +79,7 @@ fn no_tokens() -> Markup {
     }
 }
 
-/// Safari forgets that a table is one if it is displayed otherwise, as on small screens: the roles remind it.
+/// Safari drops the semantics of a table whose `display` is changed, as on small screens. The roles restore them.
 fn table(view: &View<'_>, tokens: &[Token], now: DateTime<Utc>) -> Markup {
     let columns = [TEXTS.name, TEXTS.token, TEXTS.scopes, TEXTS.created, TEXTS.expires, TEXTS.last_used];
     html! {

@@ -37,11 +37,11 @@ pub(crate) const PATH: &str = "/personal-api-tokens";
 /// Where the form for a token is.
 const NEW: &str = "/personal-api-tokens/new";
 
-/// What the page is made of.
+/// The page, as the handlers get it.
 #[derive(Clone, Debug)]
 pub(crate) struct Page(pub(crate) Arc<PageState>);
 
-/// What the page is made of.
+/// What the handlers of the page share.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub(crate) struct PageState {

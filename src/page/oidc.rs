@@ -72,9 +72,9 @@ pub(super) struct Login {
 /// A login that did not succeed.
 #[derive(Debug)]
 pub(super) enum LoginError {
-    /// The provider cannot be reached, or its answer is not one.
+    /// The provider cannot be reached, or its answer is invalid.
     Unavailable,
-    /// It was refused, or is not the browser's.
+    /// The login was refused, or another browser began it.
     Refused,
 }
 

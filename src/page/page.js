@@ -49,7 +49,7 @@ if (input) {
   input.addEventListener("input", () => {
     clearTimeout(pause);
     // A message disappears at once, but appears only after a pause: nobody wants to be corrected in the middle of a word. Not
-    // when the field is left: that may be a click, and what is clicked would move away under the pointer.
+    // when the field is left: a click may be the cause, and the message would move what is clicked away from the pointer.
     if (problem()) pause = setTimeout(show, 800);
     else show();
   });
@@ -62,10 +62,10 @@ if (input) {
   });
 }
 
-// A date is chosen as soon as it is needed.
+// A click on "On a date" moves the focus to the date field.
 for (const radio of all("[name=expiry][value=date]")) {
   radio.addEventListener("click", (event) => {
-    // Arrow keys choose too, with a click of no coordinates, and must not leave the group.
+    // Arrow keys also cause a click, with `detail` 0. They must not move the focus out of the group.
     if (event.detail) document.getElementById("date").focus();
   });
 }
@@ -77,7 +77,7 @@ for (const form of document.forms) {
     if (event.defaultPrevented) return;
     if (sent) event.preventDefault();
     sent = true;
-    // The reader may have stopped the browser, and may try again.
+    // The reader may have stopped the browser and try again.
     setTimeout(() => (sent = false), 5000);
   });
 }
@@ -126,8 +126,8 @@ if (dialog) {
   dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
 }
 
-// The token is shown once. Done leaves no entry in the history that could ask for it again, and a page that the browser
-// keeps in memory has no token in it.
+// The token is shown once. Done replaces the entry in the history, so that Back does not return here. When the page is
+// left, the token is removed, so that the browser does not keep it in memory.
 for (const link of all("[data-replace]")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();

@@ -45,16 +45,16 @@ pub(super) enum Unknown {
     NotSignedIn,
     /// In development, nobody has been chosen.
     NotChosen,
-    /// In development, the browser was not sent to this machine by its own name.
+    /// In development, `Host` is neither localhost nor a loopback address.
     NotLoopback,
-    /// The issuer of the JWT cannot be reached.
+    /// The user cannot be checked now, for example because the issuer or the OpenID provider cannot be reached.
     Unavailable,
     /// The page is not set up.
     Off,
 }
 
 impl Unknown {
-    /// Says so.
+    /// Returns the page for this case.
     pub(super) fn answer(&self, state: &PageState, headers: &HeaderMap) -> Response {
         let view = View::new(state, headers, None);
         match self {

@@ -1,4 +1,4 @@
-//! What every answer of the page has: headers that keep it private and unframed.
+//! Answers of the page: redirects, and HTML with headers that keep it private.
 
 use axum::{
     http::{

@@ -101,8 +101,10 @@ pub(super) struct Texts {
     pub(super) to_list: &'static str,
     pub(super) sign_in: &'static str,
     pub(super) sign_in_in_new_tab: &'static str,
-    /// How many tokens are allowed.
+    /// How many tokens that have not expired are allowed.
     pub(super) too_many: &'static str,
+    /// How many tokens are allowed, expired ones included.
+    pub(super) too_many_expired: &'static str,
     /// The number of seconds to wait.
     pub(super) too_fast: &'static str,
     pub(super) account_deleted: &'static str,
@@ -191,8 +193,8 @@ pub(super) const ENGLISH: Texts = Texts {
     scopes_help: "Select only what the token needs.",
     scopes_text_help: "What the token may do, separated by spaces. Leave this empty for a token without \
                        scopes.",
-    scopes_wrong: "A scope has 1 to 64 of these characters: a-z, 0-9, colon, dot, underscore and hyphen. \
-                   Enter at most 64 scopes.",
+    scopes_wrong: "A scope begins with a letter or digit and has 1 to 64 of these characters: a-z, 0-9, \
+                   colon, dot, underscore and hyphen. Enter at most 64 scopes.",
     generate: "Generate New Token",
     cancel: "Cancel",
     error_prefix: "Error:",
@@ -220,7 +222,8 @@ pub(super) const ENGLISH: Texts = Texts {
     to_list: "Back to your tokens",
     sign_in: "Sign in",
     sign_in_in_new_tab: "Sign in (opens in a new tab)",
-    too_many: "You have {} tokens, as many as are allowed. Delete one that you no longer need.",
+    too_many: "You have reached the limit of {} active tokens. Delete one that has not expired.",
+    too_many_expired: "You have reached the limit of {} tokens, expired ones included. Delete expired tokens.",
     too_fast: "You are creating tokens too quickly. Try again in {} seconds.",
     account_deleted: "Your account was deleted together with its tokens.",
     already_created: "This form was sent before, and its token was displayed then. If you did not keep \

@@ -13,7 +13,7 @@ const DARK: Rgb = [32.0, 36.0, 44.0];
 const TEXT_CONTRAST: f64 = 4.5;
 const SHAPE_CONTRAST: f64 = 3.0;
 
-/// The colour of buttons and links: `#rrggbb`. Where a text could not be read in it or on it, a shade of it is used.
+/// The colour of buttons and links: `#rrggbb`. Where its contrast is too low, a darker or lighter shade is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accent(Rgb);
 
