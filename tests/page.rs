@@ -34,6 +34,7 @@ async fn a_person_creates_sees_and_deletes_tokens(
         "shown_once",
         "names",
         "meanwhile",
+        "other_user",
         "forgery",
         "list",
         "light",
@@ -172,6 +173,41 @@ async fn people_log_in_and_out_with_an_openid_provider() {
     let (app, _provider) = walker.with_provider(Clock::system(), &["--page-max-age", "5s"]).await;
     walker.run(&app, "login", &[]).await;
     assert_eq!(app.count("token_events WHERE actor = 'user:alice'").await, 1);
+}
+
+/// Anyone can open the page. While the provider does not answer, those who wait for it must leave places for gateways.
+#[tokio::test]
+async fn a_provider_that_hangs_does_not_keep_gateways_from_validating() {
+    const PLACES: usize = 48;
+    let folder = tempfile::tempdir().unwrap();
+    // It accepts connections, and never answers.
+    let provider = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = format!("http://{}", provider.local_addr().unwrap());
+    let secret = private_file(folder.path(), "secret", "a secret of this client");
+    let settings = [
+        "--max-concurrent-requests",
+        &PLACES.to_string(),
+        "--page-url",
+        "http://127.0.0.1:8080",
+        "--page-oidc-issuer",
+        &issuer,
+        "--page-oidc-client-id",
+        "latchkey",
+        "--page-oidc-client-secret-file",
+        secret.to_str().unwrap(),
+    ];
+    let app = App::start_with(Sqlite, &settings).await;
+    let mut visits = tokio::task::JoinSet::new();
+    for _ in 0..2 * PLACES {
+        let addr = app.http_addr;
+        visits.spawn(async move { http::send(addr, "GET /personal-api-tokens", &[], b"").await });
+    }
+    // Those who find no place to wait hear so at once; then the others are waiting.
+    for _ in 0..PLACES {
+        let (status, _, body) = visits.join_next().await.unwrap().unwrap();
+        assert!(status == 503 && body.contains("cannot answer right now"), "{status} {body}");
+    }
+    assert_eq!(http::send(app.http_addr, "GET /verify", &[], b"").await.0, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::{
 use axum::http::HeaderName;
 use clap::Args;
 use secrecy::SecretString;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use zeroize::Zeroizing;
 
 use super::{ConfigError, values::duration};
@@ -136,6 +136,7 @@ impl PageConfig {
             sealer,
             client: http_client().map_err(|error| wrong(error.to_string()))?,
             provider: OnceCell::new(),
+            waiting: Semaphore::new(Oidc::MAX_WAITING),
         }))
     }
 

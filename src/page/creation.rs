@@ -59,6 +59,9 @@ pub(super) async fn create(
     if !has_key(&state, &headers, &entered.key) {
         return Err(again(view, (StatusCode::FORBIDDEN, Problems::general(TEXTS.out_of_date))));
     }
+    if !person.is_shown(&entered.shown_to) {
+        return Err(again(view, (StatusCode::CONFLICT, Problems::general(TEXTS.other_user))));
+    }
     if not_recent(&state, person, true).is_some() {
         return Err(again(view, (StatusCode::UNAUTHORIZED, with_sign_in(TEXTS.not_recent))));
     }

@@ -93,6 +93,9 @@ pub(super) async fn delete(
     if !is_own(&state, &headers, &sent.key) {
         return Err(view.message(StatusCode::FORBIDDEN, TEXTS.forged));
     }
+    if !person.is_shown(&sent.shown_to) {
+        return Err(view.message(StatusCode::CONFLICT, TEXTS.other_user));
+    }
     let Some(id) = parse_hyphenated(&id) else { return Err(view.message(StatusCode::NOT_FOUND, TEXTS.gone)) };
     match state.registry.revoke(&person.caller, &person.user, id, true).await {
         Ok(()) => Ok(see_other(&format!("{PATH}?deleted=1"))),

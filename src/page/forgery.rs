@@ -18,11 +18,13 @@ const HOST_PREFIX: &str = "__Host-";
 const NAME: &str = "latchkey-form";
 const BYTES: usize = 32;
 
-/// A form with nothing but the key.
+/// A form with nothing but what [`View::key_field`](super::html::View::key_field) adds.
 #[derive(Deserialize)]
 pub(super) struct Bare {
     #[serde(default)]
     pub(super) key: String,
+    #[serde(default)]
+    pub(super) shown_to: String,
 }
 
 /// The value in the cookie and in the forms of a browser.
@@ -34,7 +36,7 @@ pub(super) struct FormKey {
 impl FormKey {
     /// Reads the key of a browser, or makes one. `None`: the operating system gave no randomness.
     pub(super) fn of(state: &PageState, headers: &HeaderMap) -> Option<Self> {
-        if let Some(text) = cookie(headers, &cookie_name(state, NAME)) {
+        if let Some(text) = cookie(headers, &cookie_name(state, NAME)).filter(|text| is_key(text)) {
             return Some(Self { text: text.to_owned(), is_new: false });
         }
         Some(Self { text: random()?, is_new: true })
@@ -56,8 +58,11 @@ pub(super) fn is_own(state: &PageState, headers: &HeaderMap, sent: &str) -> bool
 /// Whether a form has the key of the browser.
 pub(super) fn has_key(state: &PageState, headers: &HeaderMap, sent: &str) -> bool {
     let kept = cookie(headers, &cookie_name(state, NAME)).unwrap_or_default();
-    let is_key = URL_SAFE_NO_PAD.decode(kept).is_ok_and(|bytes| bytes.len() == BYTES);
-    is_key && bool::from(kept.as_bytes().ct_eq(sent.as_bytes()))
+    is_key(kept) && bool::from(kept.as_bytes().ct_eq(sent.as_bytes()))
+}
+
+fn is_key(text: &str) -> bool {
+    URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == BYTES)
 }
 
 /// Whether the request is of the same origin, by `Sec-Fetch-Site` or, in older browsers, `Origin`; also if neither is present.

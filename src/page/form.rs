@@ -25,6 +25,7 @@ pub(super) const NEVER: &str = "never";
 #[derive(Debug)]
 pub(super) struct Entered {
     pub(super) key: String,
+    pub(super) shown_to: String,
     pub(super) request_id: String,
     pub(super) name: String,
     pub(super) expiry: String,
@@ -41,11 +42,13 @@ impl Entered {
     /// Reads a form, which may repeat a name.
     pub(super) fn read(pairs: Vec<(String, String)>) -> Self {
         let empty = String::new;
-        let (key, request_id, name, expiry, date) = (empty(), empty(), empty(), empty(), empty());
-        let mut entered = Self { key, request_id, name, expiry, date, scopes: Vec::new() };
+        let (key, shown_to, request_id) = (empty(), empty(), empty());
+        let (name, expiry, date) = (empty(), empty(), empty());
+        let mut entered = Self { key, shown_to, request_id, name, expiry, date, scopes: Vec::new() };
         for (name, value) in pairs {
             match name.as_str() {
                 "key" => entered.key = value,
+                "shown_to" => entered.shown_to = value,
                 "request_id" => entered.request_id = value,
                 "name" => entered.name = value,
                 "expiry" => entered.expiry = value,

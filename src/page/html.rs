@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::{
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, header::REFRESH},
     response::Response,
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -81,10 +81,13 @@ impl<'a> View<'a> {
         Self { state, person, nonce, key: FormKey::of(state, headers) }
     }
 
-    /// The field that shows that a form is this page's.
+    /// The fields that show that a form is this page's, and whose page it was.
     pub(super) fn key_field(&self) -> Markup {
         let key = self.key.as_ref().map_or("", |key| &key.text);
-        hidden("key", key)
+        html! {
+            (hidden("key", key))
+            @if let Some(person) = self.person { (hidden("shown_to", person.user.as_str())) }
+        }
     }
 
     /// Returns the page with this content.
@@ -108,15 +111,30 @@ impl<'a> View<'a> {
 
     /// Returns a page that says what went wrong, with a way out.
     pub(super) fn message_with(self, status: StatusCode, text: &str, action: Option<Link>) -> Response {
+        let action = action.map(|link| link.show(BUTTON));
         let content = panel("medallion warning", ALERT, TEXTS.error_title, text, action);
         self.page(status, Width::Small, TEXTS.error_title, content)
     }
 
     /// Returns the page after a logout.
     pub(super) fn signed_out(self) -> Response {
-        let content =
-            panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signed_out, Some(Link::SIGN_IN));
+        let sign_in = Link::SIGN_IN.show(BUTTON);
+        let content = panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signed_out, Some(sign_in));
         self.page(StatusCode::OK, Width::Small, TEXTS.signed_out_title, content)
+    }
+
+    /// Returns the page that goes on to the provider, whose session ends there.
+    ///
+    /// It is no redirect: browsers hold every redirect after a form against `form-action`, also those of the provider, which may
+    /// lead anywhere.
+    pub(super) fn signing_out(self, url: &str) -> Response {
+        let go_on = html! { a class=[BUTTON] href=(url) { (TEXTS.go_on) } };
+        let content = panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signing_out, Some(go_on));
+        let mut response = self.page(StatusCode::OK, Width::Small, TEXTS.signed_out_title, content);
+        if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={url}")) {
+            response.headers_mut().insert(REFRESH, refresh);
+        }
+        response
     }
 
     fn frame(&self, width: Width, title: &str, content: Markup) -> Markup {
@@ -189,13 +207,15 @@ impl<'a> View<'a> {
     }
 }
 
-fn panel(medallion: &str, shapes: &'static str, title: &str, text: &str, action: Option<Link>) -> Markup {
+const BUTTON: Option<&str> = Some("button primary");
+
+fn panel(medallion: &str, shapes: &'static str, title: &str, text: &str, action: Option<Markup>) -> Markup {
     html! {
         div.card.empty {
             span class=(medallion) { (icon(shapes)) }
             h1 { (title) }
             p.soft { (text) }
-            @if let Some(action) = action { (action.show(Some("button primary"))) }
+            @if let Some(action) = action { (action) }
         }
     }
 }

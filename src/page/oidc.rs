@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
 use super::{PATH, forgery::random, sealed::Sealer, session::Lengths};
@@ -46,6 +46,8 @@ pub(crate) struct Oidc {
     pub client: HttpClient,
     /// What the provider says of itself, once it was reached.
     pub provider: OnceCell<Provider>,
+    /// Requests that may wait for the provider at the same time.
+    pub waiting: Semaphore,
 }
 
 /// A provider.
@@ -88,12 +90,24 @@ struct Metadata {
 }
 
 impl Oidc {
+    /// How many requests may wait for the provider at the same time.
+    pub(crate) const MAX_WAITING: usize = 32;
+
     /// Returns the provider; the first time, and after a failure, it is asked about itself (OpenID Connect Discovery 1.0).
     async fn provider(&self) -> Result<&Provider, LoginError> {
+        if let Some(provider) = self.provider.get() {
+            return Ok(provider);
+        }
+        let _place = self.place()?;
         self.provider.get_or_try_init(|| self.discover()).await.map_err(|error| {
             tracing::warn!(issuer = self.issuer.as_str(), error, "the OpenID provider cannot be used");
             LoginError::Unavailable
         })
+    }
+
+    /// Anyone can have requests wait for the provider. If it is slow, they must not take the places of all other requests.
+    fn place(&self) -> Result<SemaphorePermit<'_>, LoginError> {
+        self.waiting.try_acquire().map_err(|_| LoginError::Unavailable)
     }
 
     async fn discover(&self) -> Result<Provider, String> {
@@ -168,6 +182,7 @@ impl Oidc {
             return Err(LoginError::Refused);
         }
         let provider = self.provider().await?;
+        let _place = self.place()?;
         let token = self.id_token(provider, login, code).await?;
         let identified = provider.id_tokens.verify(&token).await.map_err(|refusal| match refusal {
             Refusal::Unavailable => LoginError::Unavailable,
@@ -225,16 +240,6 @@ impl Oidc {
             .append_pair("post_logout_redirect_uri", &self.url.endpoint(&format!("{PATH}/signed-out")))
             .finish();
         Some(with_query(end, &query))
-    }
-
-    /// The origin to which forms may lead, since browsers follow the logout there.
-    pub(super) fn origin(&self) -> String {
-        let uri: Uri = self.issuer.as_str().parse().unwrap_or_default();
-        format!(
-            "{}://{}",
-            uri.scheme_str().unwrap_or("https"),
-            uri.authority().map_or("", |host| host.as_str())
-        )
     }
 }
 

@@ -70,6 +70,12 @@ impl Unknown {
 }
 
 impl Person {
+    /// Whether a form was on a page of this user. A browser may have signed in as another one since; a form that does not say it is
+    /// no browser's.
+    pub(super) fn is_shown(&self, shown_to: &str) -> bool {
+        shown_to.is_empty() || shown_to == self.user.as_str()
+    }
+
     /// Recognises the user of a request.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use axum::{
 };
 use maud::Markup;
 
-use super::{PageState, Recognition, html::Nonce};
+use super::{PageState, html::Nonce};
 
 /// Sends the browser elsewhere.
 pub(super) fn see_other(url: &str) -> Response {
@@ -20,15 +20,10 @@ pub(super) fn see_other(url: &str) -> Response {
 pub(super) fn html(status: StatusCode, state: &PageState, nonce: &Nonce, page: Markup) -> Response {
     let mut response = (status, Html(page.into_string())).into_response();
     let headers = response.headers_mut();
-    // Browsers apply this to where a form's answer leads, too: a logout leads to the provider.
-    let provider = match &state.recognition {
-        Recognition::Oidc(oidc) => format!(" {}", oidc.origin()),
-        _ => String::new(),
-    };
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self' data:; \
-         form-action 'self'{}; base-uri 'none'; frame-ancestors {}",
-        provider, state.look.frame_ancestors
+         form-action 'self'; base-uri 'none'; frame-ancestors {}",
+        state.look.frame_ancestors
     );
     // A nonce is base64, and the origins were checked, so this is a header.
     if let Ok(policy) = HeaderValue::from_str(&policy) {

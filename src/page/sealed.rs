@@ -1,23 +1,26 @@
 //! Cookies that only this service can read and write.
 
+use argon2::Argon2;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::{TryRng as _, rngs::SysRng};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::Sha256;
+use zeroize::Zeroizing;
 
 /// Encrypts values, all replicas alike.
 pub(crate) struct Sealer(LessSafeKey);
 
 impl Sealer {
     /// Derives a key from the client's secret, which all replicas have.
+    ///
+    /// Everybody can get a cookie, and try on it the secrets that a person might choose. argon2id makes each try slow: 19 MiB and 2
+    /// iterations, the crate's default (OWASP Password Storage Cheat Sheet).
     pub(crate) fn new(secret: &SecretString) -> Option<Self> {
-        let mut mac = <Hmac<Sha256>>::new_from_slice(secret.expose_secret().as_bytes()).ok()?;
-        mac.update(b"latchkey: cookies of the page, 1");
-        let key = mac.finalize().into_bytes();
-        Some(Self(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).ok()?)))
+        let mut key = Zeroizing::new([0; 32]);
+        let salt = b"latchkey: cookies of the page, 2";
+        Argon2::default().hash_password_into(secret.expose_secret().as_bytes(), salt, &mut *key).ok()?;
+        Some(Self(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &*key).ok()?)))
     }
 
     /// Encrypts a value for a cookie of this name. `None`: the operating system gave no randomness.

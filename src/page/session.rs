@@ -162,8 +162,10 @@ pub(super) async fn sign_out(
     if !is_own(&state, &headers, &sent.key) {
         return View::new(&state, &headers, None).message(StatusCode::FORBIDDEN, TEXTS.forged);
     }
-    let signed_out = format!("{PATH}/signed-out");
-    let mut response = see_other(&oidc.end_session().await.unwrap_or(signed_out));
+    let mut response = match oidc.end_session().await {
+        Some(url) => View::new(&state, &headers, None).signing_out(&url),
+        None => see_other(&format!("{PATH}/signed-out")),
+    };
     set_cookie(&state, response.headers_mut(), SESSION, "");
     response
 }

@@ -112,6 +112,7 @@ pub(super) struct Texts {
     pub(super) unavailable: &'static str,
     pub(super) forged: &'static str,
     pub(super) out_of_date: &'static str,
+    pub(super) other_user: &'static str,
     pub(super) not_signed_in: &'static str,
     pub(super) session_ended: &'static str,
     pub(super) not_recent: &'static str,
@@ -127,6 +128,7 @@ pub(super) struct Texts {
     pub(super) user_wrong: &'static str,
     pub(super) go_on: &'static str,
     pub(super) signed_out_title: &'static str,
+    pub(super) signing_out: &'static str,
     pub(super) signed_out: &'static str,
 }
 
@@ -231,6 +233,8 @@ pub(super) const ENGLISH: Texts = Texts {
     unavailable: "The service cannot answer right now. Try again in a moment.",
     forged: "The form was not sent from this page. Open the page and try again.",
     out_of_date: "The form was out of date. Check what you entered and send it again.",
+    other_user: "You signed in as another user after you opened the page. Check that you are the right user, then \
+                 try again.",
     not_signed_in: "You are not signed in, or your session has ended.",
     session_ended: "Your session has ended. Sign in in a new tab, then send this form again.",
     not_recent: "You signed in too long ago to create a token. Sign in again in a new tab, then send this \
@@ -248,6 +252,7 @@ pub(super) const ENGLISH: Texts = Texts {
     user_wrong: "A user id has 1 to 128 bytes, no invisible characters, and no spaces at its ends.",
     go_on: "Continue",
     signed_out_title: "You are signed out",
+    signing_out: "Continue to sign out with your identity provider too.",
     signed_out: "To see your tokens again, sign in.",
 };
 

@@ -282,6 +282,33 @@ const walks = {
     assert.equal(await page.inputValue("#name"), "too late");
   },
 
+  async other_user() {
+    const page = await open();
+    await become(page, "alice");
+    await create(page, "hers");
+    await page.goto(base);
+    await page.click("[data-delete]");
+    const form = await page.context().newPage();
+    await form.goto(`${base}/new`);
+    await form.fill("#name", "whose");
+    // Another tab goes on as another user.
+    const tab = await page.context().newPage();
+    await tab.goto(base);
+    await tab.click("text=Change user");
+    await become(tab, "bob");
+    // Nothing is deleted that is said to be, and nothing is made for somebody else.
+    await page.click(yes);
+    await page.waitForSelector("text=signed in as another user");
+    await form.click("text=Generate New Token");
+    await form.waitForSelector("#problems >> text=signed in as another user");
+    assert.equal(await form.inputValue("#name"), "whose");
+    await tab.reload();
+    await tab.waitForSelector("text=You have no tokens yet");
+    await tab.click("text=Change user");
+    await become(tab, "alice");
+    assert.deepEqual(await names(tab), ["hers"]);
+  },
+
   async forgery() {
     const page = await open();
     await become(page, "victim");
@@ -319,6 +346,10 @@ const walks = {
     assert.ok(token);
     // The same form from this page is accepted.
     assert.equal((await post(page, "/personal-api-tokens/new", { ...fields, key })).status, 200);
+    // Another service of this host may have set a cookie that is no key: it is replaced.
+    await page.context().addCookies([{ name: "latchkey-form", value: "x", url: origin }]);
+    await page.goto(`${base}/new`);
+    assert.notEqual(await page.inputValue("#new [name=key]"), "x");
     // Who lost the key, with its cookie, sends the form once more.
     await page.goto(`${base}/new`);
     await page.fill("#name", "once more");
