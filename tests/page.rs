@@ -250,7 +250,7 @@ async fn only_the_products_that_are_named_show_the_page_in_a_frame() {
         proxied.jwt("alice"),
     );
     std::fs::write(folder.join("nginx.conf"), configuration).unwrap();
-    let _nginx = Killed(gateway::nginx(folder).spawn().unwrap());
+    let _nginx = Killed(gateway::nginx(folder).stderr(Stdio::null()).spawn().unwrap());
     until("nginx", || async { tokio::net::TcpStream::connect(("127.0.0.1", page)).await.ok() }).await;
     let urls = [product, other].map(|port| format!("https://localhost:{port}/"));
     walker.run(&proxied.app, "framed", &[&urls[0], &urls[1]]).await;

@@ -73,7 +73,7 @@ fn question(view: &View<'_>, token: Option<&Token>, no: Markup) -> Markup {
             } }
         }
         form.buttons method="post" action=[action] {
-            (view.key_field())
+            (view.key_fields())
             button.button.danger { (TEXTS.yes) }
             (no)
         }

@@ -18,7 +18,7 @@ const HOST_PREFIX: &str = "__Host-";
 const NAME: &str = "latchkey-form";
 const BYTES: usize = 32;
 
-/// A form with nothing but what [`View::key_field`](super::html::View::key_field) adds.
+/// A form with nothing but what [`View::key_fields`](super::html::View::key_fields) adds.
 #[derive(Deserialize)]
 pub(super) struct Bare {
     #[serde(default)]

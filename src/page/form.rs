@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     NEW, PATH, PageState,
-    html::{Link, View, Width, hidden},
+    html::{Link, View, Width, error, hidden},
     icons::{ALERT, icon},
     texts::{ENGLISH as TEXTS, fill},
     times::day,
@@ -22,7 +22,7 @@ pub(super) const ON_DATE: &str = "date";
 pub(super) const NEVER: &str = "never";
 
 /// What was entered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Entered {
     pub(super) key: String,
     pub(super) shown_to: String,
@@ -36,15 +36,12 @@ pub(super) struct Entered {
 impl Entered {
     /// The form as it is at first.
     pub(super) fn nothing() -> Self {
-        Self { request_id: Uuid::now_v7().to_string(), expiry: FIRST.to_owned(), ..Self::read(Vec::new()) }
+        Self { request_id: Uuid::now_v7().to_string(), expiry: FIRST.to_owned(), ..Self::default() }
     }
 
     /// Reads a form, which may repeat a name.
     pub(super) fn read(pairs: Vec<(String, String)>) -> Self {
-        let empty = String::new;
-        let (key, shown_to, request_id) = (empty(), empty(), empty());
-        let (name, expiry, date) = (empty(), empty(), empty());
-        let mut entered = Self { key, shown_to, request_id, name, expiry, date, scopes: Vec::new() };
+        let mut entered = Self::default();
         for (name, value) in pairs {
             match name.as_str() {
                 "key" => entered.key = value,
@@ -63,7 +60,9 @@ impl Entered {
 
 /// Returns when a token of these days expires, if they can be chosen.
 pub(super) fn after(days: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let days = DAYS.contains(&days).then_some(days)?;
+    if !DAYS.contains(&days) {
+        return None;
+    }
     now.checked_add_days(Days::new(days.parse().ok()?))
 }
 
@@ -104,7 +103,7 @@ pub(super) fn show(view: View<'_>, status: StatusCode, entered: &Entered, proble
         @if !problems.are_none() { (summary(problems)) }
         // The browser's own messages would be in other words than the server's.
         form.card.form method="post" action=(NEW) id="new" novalidate autocomplete="off" {
-            (view.key_field())
+            (view.key_fields())
             (hidden("request_id", &entered.request_id))
             (name(entered, problems))
             (expiry(view.state, entered, problems))
@@ -138,11 +137,6 @@ fn summary(problems: &Problems) -> Markup {
             }
         }
     }
-}
-
-/// What is wrong with a field. Screen readers find it by its id.
-fn error(id: &str, problem: Option<&str>) -> Markup {
-    html! { p.error id=(id) { (problem.unwrap_or_default()) } }
 }
 
 /// There is no `minlength` and no `maxlength`: they count UTF-16 code units, and before trimming.

@@ -82,7 +82,7 @@ impl<'a> View<'a> {
     }
 
     /// The fields that show that a form is this page's, and whose page it was.
-    pub(super) fn key_field(&self) -> Markup {
+    pub(super) fn key_fields(&self) -> Markup {
         let key = self.key.as_ref().map_or("", |key| &key.text);
         html! {
             (hidden("key", key))
@@ -112,15 +112,13 @@ impl<'a> View<'a> {
     /// Returns a page that says what went wrong, with a way out.
     pub(super) fn message_with(self, status: StatusCode, text: &str, action: Option<Link>) -> Response {
         let action = action.map(|link| link.show(BUTTON));
-        let content = panel("medallion warning", ALERT, TEXTS.error_title, text, action);
-        self.page(status, Width::Small, TEXTS.error_title, content)
+        let mark = html! { span.medallion.warning { (icon(ALERT)) } };
+        self.panel(status, mark, TEXTS.error_title, text, action)
     }
 
     /// Returns the page after a logout.
     pub(super) fn signed_out(self) -> Response {
-        let sign_in = Link::SIGN_IN.show(BUTTON);
-        let content = panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signed_out, Some(sign_in));
-        self.page(StatusCode::OK, Width::Small, TEXTS.signed_out_title, content)
+        self.after_logout(TEXTS.signed_out, Link::SIGN_IN.show(BUTTON))
     }
 
     /// Returns the page that goes on to the provider, whose session ends there.
@@ -129,12 +127,35 @@ impl<'a> View<'a> {
     /// lead anywhere.
     pub(super) fn signing_out(self, url: &str) -> Response {
         let go_on = html! { a class=[BUTTON] href=(url) { (TEXTS.go_on) } };
-        let content = panel("medallion", CHECK, TEXTS.signed_out_title, TEXTS.signing_out, Some(go_on));
-        let mut response = self.page(StatusCode::OK, Width::Small, TEXTS.signed_out_title, content);
+        let mut response = self.after_logout(TEXTS.signing_out, go_on);
         if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={url}")) {
             response.headers_mut().insert(REFRESH, refresh);
         }
         response
+    }
+
+    fn after_logout(self, text: &str, action: Markup) -> Response {
+        let mark = html! { span.medallion { (icon(CHECK)) } };
+        self.panel(StatusCode::OK, mark, TEXTS.signed_out_title, text, Some(action))
+    }
+
+    fn panel(
+        self,
+        status: StatusCode,
+        mark: Markup,
+        title: &str,
+        text: &str,
+        action: Option<Markup>,
+    ) -> Response {
+        let content = html! {
+            div.card.empty {
+                (mark)
+                h1 { (title) }
+                p.soft { (text) }
+                @if let Some(action) = action { (action) }
+            }
+        };
+        self.page(status, Width::Small, title, content)
     }
 
     fn frame(&self, width: Width, title: &str, content: Markup) -> Markup {
@@ -151,7 +172,7 @@ impl<'a> View<'a> {
                     title { (title) " · " (look.product) }
                     link rel="icon" href=(icon);
                     link rel="stylesheet" href={ (PATH) "/page.css?" (VERSION.as_str()) } nonce=(self.nonce);
-                    style nonce=(self.nonce) { (PreEscaped(look.accent.css())) }
+                    style nonce=(self.nonce) { (PreEscaped(&look.colors)) }
                     script src={ (PATH) "/page.js?" (VERSION.as_str()) } nonce=(self.nonce) defer {}
                 }
                 body {
@@ -198,7 +219,7 @@ impl<'a> View<'a> {
                 span.user-id { (TEXTS.signed_in_as) " " bdi { (person.user.as_str()) } }
                 @if let Some((path, label)) = leave {
                     form method="post" action={ (PATH) (path) } {
-                        (self.key_field())
+                        (self.key_fields())
                         button.link { (label) }
                     }
                 }
@@ -209,20 +230,14 @@ impl<'a> View<'a> {
 
 const BUTTON: Option<&str> = Some("button primary");
 
-fn panel(medallion: &str, shapes: &'static str, title: &str, text: &str, action: Option<Markup>) -> Markup {
-    html! {
-        div.card.empty {
-            span class=(medallion) { (icon(shapes)) }
-            h1 { (title) }
-            p.soft { (text) }
-            @if let Some(action) = action { (action) }
-        }
-    }
-}
-
 /// A value that a form has. Browsers put back what was entered, hidden values too, unless they are told not to.
 pub(super) fn hidden(name: &str, value: &str) -> Markup {
     html! { input type="hidden" name=(name) value=(value) autocomplete="off"; }
+}
+
+/// What is wrong with a field. Screen readers find it by its id.
+pub(super) fn error(id: &str, problem: Option<&str>) -> Markup {
+    html! { p.error id=(id) { (problem.unwrap_or_default()) } }
 }
 
 /// Asks who the user is, in development.
@@ -236,13 +251,13 @@ pub(super) fn choose_user(
     let content = html! {
         div { h1 { (TEXTS.choose_title) } p.lead { (TEXTS.choose_help) } }
         form.card.form method="post" action={ (PATH) "/user" } novalidate {
-            (view.key_field())
+            (view.key_fields())
             div.field {
                 label for="user" { (TEXTS.user_id) }
                 p.help id="user-help" { (TEXTS.user_help) }
                 input id="user" name="user" value=(entered) required autofocus autocomplete="username" autocapitalize="none"
                     spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby="user-help user-error";
-                p.error id="user-error" { (wrong.unwrap_or_default()) }
+                (error("user-error", wrong))
             }
             div.buttons { button.button.primary { (TEXTS.go_on) } }
         }

@@ -71,7 +71,8 @@ pub(crate) enum Recognition {
 #[allow(missing_docs)]
 pub(crate) struct Look {
     pub product: String,
-    pub accent: Accent,
+    /// The style sheet with the shades of the accent colour.
+    pub colors: String,
     pub logo: Option<Logo>,
     pub back: Option<String>,
     pub frame_ancestors: FrameAncestors,

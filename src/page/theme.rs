@@ -38,7 +38,7 @@ impl FromStr for Accent {
 
 impl Accent {
     /// Returns the style sheet with the colours for light and dark.
-    pub(super) fn css(self) -> String {
+    pub(crate) fn css(self) -> String {
         let light = variables(self.0, LIGHT, BLACK);
         let dark = variables(self.0, DARK, WHITE);
         format!(":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}")

@@ -255,7 +255,7 @@ fn page_state(
         recognition: config.page_recognition()?,
         look: Look {
             product: page.page_product.clone(),
-            accent: page.page_accent,
+            colors: page.page_accent.css(),
             logo: page.logo()?,
             back: page.page_back.clone(),
             frame_ancestors: page.page_frame_ancestors.clone().unwrap_or_default(),

@@ -144,7 +144,7 @@ pub fn nginx(folder: &Path) -> Command {
     let mut command = Command::new(tools::find("nginx", "install nginx: apt-get install nginx-light"));
     let text = folder.display();
     command.args(["-p", &text.to_string(), "-c", "nginx.conf", "-e", "stderr", "-g"]);
-    command.arg(format!("daemon off; pid {text}/nginx.pid;")).current_dir(folder).stderr(Stdio::null());
+    command.arg(format!("daemon off; pid {text}/nginx.pid;"));
     command
 }
 
