@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use latchkey::proto::latchkey::{DeleteTokenRequest, invalid::Reason};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
@@ -7,6 +7,7 @@ use tonic::Code;
 use crate::support::{
     App,
     database::connect,
+    http,
     postgres::{Options, Postgres},
     proxy::Proxy,
     standby::Standby,
@@ -131,4 +132,45 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
     .await;
     assert_eq!(reason, Reason::Unknown);
     app.validate(&kept).await.unwrap();
+}
+
+/// A replica that still reads the replaced primary, whose commits wait for the standby that has taken over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_on_the_replaced_primary_says_nothing_of_what_happened_since() {
+    let primary = Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
+    let url = primary.create_database().await;
+    let settings = ["--max-staleness", "3s", "--database-timeout", "1s"];
+    let left_behind = App::start_on(url.clone(), tempfile::tempdir().unwrap(), &settings).await;
+    let (kept_id, kept) = left_behind.issue("alice", "kept").await;
+    let standby = Standby::of(&primary);
+    primary.wait_for_standby("walreceiver").await;
+    left_behind.validate(&kept).await.unwrap();
+    standby.promote().await;
+    let moved = App::start_on(standby.url(&url), tempfile::tempdir().unwrap(), &settings).await;
+    let (id, secret) = until("a creation", || async { moved.try_issue("bob", "new").await.ok() }).await;
+    let created = Instant::now();
+    moved.validate(&secret).await.unwrap();
+    // Until its lease would be over, if it still had one.
+    while created.elapsed() < Duration::from_secs(4) {
+        // It cannot know.
+        if let Ok(verdict) = left_behind.try_validate(&secret, &[]).await {
+            panic!("{verdict:?} for a live token");
+        }
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let body = format!("token={secret}");
+        let sent = http::send(left_behind.http_addr, "POST /oauth2/revoke", &form, body.as_bytes()).await;
+        assert_eq!(sent.0, 503, "{sent:?}");
+        let (user_id, token_id) = ("bob".to_owned(), id.clone());
+        let request = DeleteTokenRequest { user_id, token_id, allow_missing: true };
+        let answer = left_behind.tokens().delete_token(request).await;
+        assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
+    }
+    for status in [
+        left_behind.page("bob", 0, "").await.unwrap_err(),
+        left_behind.create("bob", "newer").await.unwrap_err(),
+        left_behind.delete("alice", &kept_id).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    moved.validate(&secret).await.unwrap();
 }

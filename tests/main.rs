@@ -4,6 +4,8 @@
 
 mod support;
 
+/// "It is gone already" is a promise like any other: no replica accepts the token any more.
+mod acknowledgements;
 /// Alerts fire when they should, and the dashboard shows metrics that exist.
 mod alerts;
 /// Who may call, and what each caller may do: the callers file, roles, limits, and the audit log.
@@ -106,6 +108,8 @@ mod query_plans;
 mod readiness;
 /// The README is true.
 mod readme;
+/// Replicas register and leave so that revocations wait for those that may accept a token, and for no others.
+mod registrations;
 /// Deletions of accounts that a failover or a restore has lost are applied again.
 mod replay;
 /// What is older than its retention is purged, in batches between calls; nothing else is.

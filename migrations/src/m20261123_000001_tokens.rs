@@ -267,23 +267,25 @@ fn token_events_xid() -> IndexCreateStatement {
     Index::create().name("token_events_xid").table(TokenEvents::Table).col(TokenEvents::Xid).to_owned()
 }
 
-/// One row: the epoch of the database, a random id. On PostgreSQL the table is unlogged, so it is empty after a crash, a
-/// failover and a restore, and the next replica that starts or reconnects begins a new epoch. Commits may have been lost
-/// in between, and PostgreSQL may assign transaction ids again that it had assigned before.
+/// One row: the epoch of the database, a random id. On PostgreSQL it belongs to one server since its start, and to this
+/// table: elsewhere, the next replica that registers begins a new epoch. There the table is also unlogged, so that it is
+/// empty after the crash of a single process of the server, and cannot be read on a standby.
 async fn create_epoch(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    let (unlogged, id_type, id) = match manager.get_database_backend() {
-        DbBackend::Sqlite => ("", "uuid_text", "randomblob(16)"),
-        _ => ("UNLOGGED", "uuid", "gen_random_uuid()"),
+    let statements = match manager.get_database_backend() {
+        DbBackend::Sqlite => [
+            "CREATE TABLE epoch \
+             (single boolean PRIMARY KEY DEFAULT TRUE CHECK (single), id uuid_text NOT NULL)",
+            "INSERT INTO epoch (id) VALUES (randomblob(16))",
+        ],
+        _ => [
+            "CREATE UNLOGGED TABLE epoch (single boolean PRIMARY KEY DEFAULT TRUE CHECK (single), \
+             id uuid NOT NULL, started_at timestamptz NOT NULL, file text NOT NULL)",
+            "INSERT INTO epoch (id, started_at, file) \
+             VALUES (gen_random_uuid(), pg_postmaster_start_time(), pg_relation_filepath('epoch'))",
+        ],
     };
-    let connection = manager.get_connection();
-    for sql in [
-        format!(
-            "CREATE {unlogged} TABLE epoch \
-             (single boolean PRIMARY KEY DEFAULT TRUE CHECK (single), id {id_type} NOT NULL)"
-        ),
-        format!("INSERT INTO epoch (id) VALUES ({id})"),
-    ] {
-        connection.execute_unprepared(&sql).await?;
+    for sql in statements {
+        manager.get_connection().execute_unprepared(sql).await?;
     }
     Ok(())
 }

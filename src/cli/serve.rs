@@ -5,25 +5,32 @@ use std::{
     net::SocketAddr,
     pin::pin,
     process::ExitCode,
+    sync::Arc,
     thread,
+    time::Duration,
 };
 
 use super::{AnyError, signals::StopSignals};
 use crate::{clock::Clock, config::Config, page, server::Server, telemetry::Telemetry};
 
+/// How long leaving may take when a second signal has asked for a stop at once.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// Serves until a signal. A second signal ends the process at once.
 pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
     let telemetry = Telemetry::init(&config.database.log, config.database.log_format, true)?;
     let mut signals = StopSignals::listen()?;
-    let server = tokio::select! {
-        server = Server::start(&config, Clock::system()) => server?,
+    let prepared = tokio::select! {
+        prepared = Server::prepare(&config, Clock::system()) => prepared?,
         signal = signals.next() => {
             tracing::info!("{signal} received: stopped before it served");
             return Ok(ExitCode::SUCCESS);
         }
     };
+    // Never dropped: other replicas would wait for this one. A signal that comes meanwhile is handled afterwards.
+    let server = prepared.run().await;
     greet(server.grpc_addr(), server.http_addr(), server.admin_addr(), server.has_page());
-    let stop = server.stopper();
+    let (stop, registry) = (server.stopper(), Arc::clone(server.registry()));
     let mut ended = pin!(async {
         let ended = server.ended().await;
         telemetry.shut_down().await;
@@ -38,6 +45,9 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, AnyError> {
                 ended = &mut ended => ended?,
                 signal = signals.next() => {
                     tracing::warn!("{signal} received: stopped at once, calls in flight were cut off");
+                    registry.close();
+                    // Other replicas wait for this one if it does not succeed.
+                    let _ = tokio::time::timeout(LEAVING, registry.deregister()).await;
                     return Ok(ExitCode::from(signal.exit_status()));
                 }
             }

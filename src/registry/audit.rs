@@ -35,6 +35,7 @@ impl TokenRegistry {
         before: Option<i64>,
         size: PageSize,
     ) -> Result<EventPage, RegistryError> {
+        self.authenticator.check_lease()?;
         let size = usize::from(size.get());
         // One more than asked for tells whether there is a next page.
         let mut events = self.store.page_events(user, before, size as u32 + 1).await?;

@@ -11,7 +11,7 @@ use crate::{
     caller::Caller,
     clock::Clock,
     credentials::{SecretHash, Tag},
-    store::{CommitGate, CreateRequest, EventKind, NewTokenRow, Obstacles, Store, WriteTransaction},
+    store::{CommitGate, CreateRequest, EventKind, NewTokenRow, Obstacles, Server, Store, WriteTransaction},
     token::{Expiry, ExpiryError, RequestId, Scopes, Token, TokenName, UserId},
     validation::{Authenticator, LastUsed},
 };
@@ -77,15 +77,19 @@ impl TokenRegistry {
             origin: Origin::of(caller),
             new,
         };
+        self.authenticator.check_lease()?;
         issuance.precheck().await?;
         let bearer = self.verifier.generate().map_err(|_| RegistryError::Randomness)?;
         // Before the lock is taken: a hash takes longer than all the rest.
         let credentials = self.verifier.make(&bearer).await?;
         let id = bearer.id();
-        let (token, epoch) = self.store.write(|gate| issuance.run(gate, id, credentials)).await?;
-        if token.id != id {
+        let (token, server) = self.write(move |gate| issuance.run(gate, id, credentials)).await?;
+        if token.id == id {
+            // No replica says that there is no such token.
+            self.authenticator.earlier_leases_are_over(server).await?;
+        } else {
             // The earlier secret is dead on all replicas when the call returns, and the new one works on all.
-            self.authenticator.all_have_seen(epoch).await?;
+            self.authenticator.all_have_seen(server.epoch).await?;
         }
         // A repeated request keeps the id of its token.
         let bearer = bearer.with_id(token.id);
@@ -165,13 +169,13 @@ impl Issuance {
     }
 
     /// Issues the token, or gives the one of the same request another secret. Decides once more, since only under the lock
-    /// nothing can change any more. Returns the token and the epoch of the transaction.
+    /// nothing can change any more. Returns the token and the server of the transaction.
     async fn run(
         self,
         gate: CommitGate,
         id: Uuid,
         credentials: (SecretHash, Option<Tag>),
-    ) -> Result<(Token, Option<Uuid>), RegistryError> {
+    ) -> Result<(Token, Server), RegistryError> {
         let transaction = self.store.begin().await?;
         if transaction.lock_account(&self.new.user_id).await?.is_some() {
             return Err(RegistryError::UserDeleted);
@@ -208,7 +212,7 @@ impl Issuance {
         gate: &CommitGate,
         token: Token,
         (hash, tag): (SecretHash, Option<Tag>),
-    ) -> Result<(Token, Option<Uuid>), RegistryError> {
+    ) -> Result<(Token, Server), RegistryError> {
         let at = token.created_at;
         let most = self.limits.max_kept();
         self.check(transaction.obstacles(&token.user_id, &token.name, at, most).await?, at)?;
@@ -219,7 +223,8 @@ impl Issuance {
             transaction.put_request(request).await?;
         }
         let event = self.origin.event(EventKind::TokenIssued, &token.user_id, token.id, at);
-        let epoch = transaction.record(event).await?;
+        let server = transaction.record(event).await?;
+        self.authenticator.check_epoch(server.epoch)?;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);
         match transaction.commit(gate).await {
             Ok(()) => tracing::info!(user_id, %token_id, "token issued"),
@@ -228,6 +233,6 @@ impl Issuance {
                 return Err(error.into());
             }
         }
-        Ok((token, epoch))
+        Ok((token, server))
     }
 }

@@ -31,9 +31,12 @@ impl TokenRegistry {
         size: PageSize,
     ) -> Result<Page, RegistryError> {
         caller.check_user(user)?;
+        self.authenticator.check_lease()?;
         let size = usize::from(size.get());
         // One more than asked for tells whether there is a next page.
         let mut tokens = self.store.page_tokens(user, before, size as u64 + 1).await?;
+        // What a server says that was replaced meanwhile may be out of date.
+        self.authenticator.check_lease()?;
         let more = tokens.len() > size;
         tokens.truncate(size);
         let next = tokens.last().filter(|_| more).map(|token| token.id);

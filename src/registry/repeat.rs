@@ -3,7 +3,6 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use super::{
     RegistryError,
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     credentials::{SecretHash, Tag},
-    store::{CommitGate, EarlierRequest, EventKind, Eviction, WriteTransaction},
+    store::{CommitGate, EarlierRequest, EventKind, Eviction, Server, WriteTransaction},
     token::Token,
 };
 
@@ -55,7 +54,7 @@ impl Issuance {
         if used || earlier.revoked || token.is_expired(now) { Err(done) } else { Ok(token) }
     }
 
-    /// Gives the token another secret. Returns it and the epoch of the transaction.
+    /// Gives the token another secret. Returns it and the server of the transaction.
     pub(super) async fn replace_secret(
         &self,
         transaction: WriteTransaction,
@@ -63,14 +62,15 @@ impl Issuance {
         token: Token,
         (hash, tag): (SecretHash, Option<Tag>),
         now: DateTime<Utc>,
-    ) -> Result<(Token, Option<Uuid>), RegistryError> {
+    ) -> Result<(Token, Server), RegistryError> {
         // The account's lock does not keep others from revoking the token or writing its use, so the statement checks both
         // once more.
         if !transaction.replace_secret(token.id, &hash, tag).await? {
             return Err(RegistryError::RequestDone { token_id: token.id });
         }
         let kind = EventKind::TokenSecretReplaced;
-        let epoch = transaction.record(self.origin.event(kind, &token.user_id, token.id, now)).await?;
+        let server = transaction.record(self.origin.event(kind, &token.user_id, token.id, now)).await?;
+        self.authenticator.check_epoch(server.epoch)?;
         let eviction = Eviction::Token(token.id);
         let committed = commit_and_evict(transaction, gate, &self.authenticator, &eviction).await;
         let (user_id, token_id) = (token.user_id.as_str(), token.id);
@@ -81,7 +81,7 @@ impl Issuance {
                 return Err(error.into());
             }
         }
-        Ok((token, epoch))
+        Ok((token, server))
     }
 }
 

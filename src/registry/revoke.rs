@@ -5,12 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{RegistryError, TokenRegistry, token_registry::Origin};
+use super::{
+    Reason, RegistryError, TokenRegistry, Transport, token_registry::Origin, validate::judge,
+};
 use crate::{
     caller::Caller,
     store::{CommitGate, Event, EventKind, Eviction, StoreError, WriteTransaction},
     telemetry,
-    token::UserId,
+    token::{BearerToken, Scopes, UserId},
     validation::Authenticator,
 };
 
@@ -21,7 +23,8 @@ impl TokenRegistry {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::NotAllowed`]; without `allow_missing`, [`RegistryError::NotFound`] in these two cases; or a failure.
+    /// [`RegistryError::NotAllowed`]; without `allow_missing`, [`RegistryError::NotFound`] in these two cases, when no replica
+    /// accepts the token any more either; or a failure.
     pub async fn revoke(
         &self,
         caller: &Caller,
@@ -33,19 +36,18 @@ impl TokenRegistry {
         let origin = Origin::of(caller);
         let (store, clock, user) = (self.store.clone(), self.clock.clone(), user.clone());
         let authenticator = Arc::clone(&self.authenticator);
-        let revoke = |gate: CommitGate| async move {
+        let revoke = move |gate: CommitGate| async move {
             let now = clock.now();
             let transaction = store.begin().await?;
             if !transaction.revoke_token(&user, id, now).await? {
-                if !allow_missing {
-                    return Err(RegistryError::NotFound);
-                }
-                let epoch = transaction.epoch().await?;
+                let epoch = transaction.server_of_this().await?.epoch;
+                authenticator.check_epoch(epoch)?;
                 // Another replica may have revoked it, and this one may not have read that yet.
                 authenticator.evict(&Eviction::Token(id));
-                return Ok(epoch);
+                return Ok((epoch, false));
             }
-            let epoch = transaction.record(origin.event(EventKind::TokenRevoked, &user, id, now)).await?;
+            let epoch = transaction.record(origin.event(EventKind::TokenRevoked, &user, id, now)).await?.epoch;
+            authenticator.check_epoch(epoch)?;
             let committed = commit_and_evict(transaction, &gate, &authenticator, &Eviction::Token(id)).await;
             let (user_id, token_id) = (user.as_str(), id);
             match committed {
@@ -55,10 +57,33 @@ impl TokenRegistry {
                 }
             }
             committed?;
-            Ok(epoch)
+            Ok((epoch, true))
         };
-        let epoch = self.store.write::<_, RegistryError, _>(revoke).await?;
-        Ok(self.authenticator.all_have_seen(epoch).await?)
+        let (epoch, is_found) = self.write(revoke).await?;
+        // Also if there was nothing to revoke: the call that revoked it may have ended before all replicas had seen it.
+        self.authenticator.all_have_seen(epoch).await?;
+        if is_found || allow_missing { Ok(()) } else { Err(RegistryError::NotFound) }
+    }
+
+    /// Revokes the token with this bearer token, on behalf of whoever has it. When it returns, no replica accepts it: there
+    /// is no such token, or it is revoked, as it is also when it had expired or its account was deleted.
+    ///
+    /// # Errors
+    ///
+    /// A failure: it may still be valid.
+    pub async fn revoke_presented(&self, bearer: &[u8]) -> Result<(), RegistryError> {
+        let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else {
+            self.count(Transport::Revocation, Some(Reason::Malformed));
+            return Ok(());
+        };
+        let Some(found) = self.authenticator.authenticate(&bearer).await? else {
+            self.count(Transport::Revocation, Some(Reason::Unknown));
+            return Ok(());
+        };
+        let judged = judge(&found, &Scopes::default(), self.clock.now());
+        self.count(Transport::Revocation, judged.err());
+        let token = found.token;
+        self.revoke(&Caller::holder(&token), &token.user_id, token.id, true).await
     }
 
     /// Revokes every token of a user whose account was deleted, at `deleted_at` if that is known, and lets none be
@@ -97,10 +122,11 @@ impl TokenRegistry {
         let authenticator = Arc::clone(&self.authenticator);
         let (user, actor, event_id) = (user.clone(), actor.to_owned(), event_id.to_owned());
         let trace_id = telemetry::trace_id();
-        let delete = |gate: CommitGate| async move {
+        let delete = move |gate: CommitGate| async move {
             let transaction = store.begin().await?;
             if transaction.lock_account(&user).await?.is_some() {
-                let epoch = transaction.epoch().await?;
+                let epoch = transaction.server_of_this().await?.epoch;
+                authenticator.check_epoch(epoch)?;
                 // Another replica may have deleted it, and this one may not have read that yet.
                 authenticator.evict(&Eviction::Account(user));
                 return Ok(epoch);
@@ -118,7 +144,8 @@ impl TokenRegistry {
                 reason: Some(event_id),
                 trace_id: trace_id.as_deref(),
             };
-            let epoch = transaction.record(event).await?;
+            let epoch = transaction.record(event).await?.epoch;
+            authenticator.check_epoch(epoch)?;
             let committed =
                 commit_and_evict(transaction, &gate, &authenticator, &Eviction::Account(user.clone())).await;
             let user_id = user.as_str();
@@ -131,7 +158,7 @@ impl TokenRegistry {
             committed?;
             Ok(epoch)
         };
-        self.store.write(delete).await
+        self.write(delete).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The domain: who may have which tokens, and when a token is good. Every rule is here once.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::{
     caller::Caller,
     clock::Clock,
     credentials::SecretVerifier,
-    store::{Event, EventKind, Replicas, Store},
+    store::{CommitGate, Event, EventKind, Replicas, Store},
     telemetry,
     token::{Prefix, UserId},
     validation::{Authenticator, LastUsed, RevocationTail, ValidationLimits, ValidationStatistics},
@@ -93,9 +93,9 @@ impl TokenRegistry {
         self.authenticator.can_answer()
     }
 
-    /// The id of this replica, a new one at each start.
+    /// The id of the registration of this replica: a new one at each start, and each time that it registers anew.
     pub fn replica_id(&self) -> Uuid {
-        self.authenticator.replica_id()
+        self.authenticator.registration()
     }
 
     /// Every replica of the service.
@@ -104,17 +104,45 @@ impl TokenRegistry {
     ///
     /// A failure of the database.
     pub async fn replicas(&self) -> Result<Replicas, RegistryError> {
-        // No replica has this id.
-        Ok(self.store.replicas_except(Uuid::nil()).await?)
+        Ok(self.store.replicas().await?)
     }
 
-    /// Removes this replica, which must answer no more validations, from those that revocations wait for.
+    /// Follows the revocation log, polling it at this interval, and the other replicas, until [`TokenRegistry::close`].
+    pub async fn follow_revocations(&self, tail: RevocationTail, interval: Duration) {
+        self.authenticator.follow(tail, interval).await;
+    }
+
+    /// Ends the lease of this replica for good, so that it can be removed.
+    pub fn close(&self) {
+        self.authenticator.close();
+    }
+
+    /// Removes this replica, which must be closed, from those that revocations wait for.
     ///
     /// # Errors
     ///
-    /// A failure of the database; revocations then wait until the lease has ended.
+    /// A failure of the database; revocations then wait until the others see that this replica stands still.
     pub async fn deregister(&self) -> Result<(), RegistryError> {
         Ok(self.authenticator.deregister().await?)
+    }
+
+    /// Runs a transaction as [`Store::write`] does, if this replica has a lease before and when its turn has come: without
+    /// one, another server may have taken over, and commits may have to wait for ever.
+    pub(super) async fn write<T, W>(
+        &self,
+        work: impl FnOnce(CommitGate) -> W + Send + 'static,
+    ) -> Result<T, RegistryError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    {
+        self.authenticator.check_lease()?;
+        let authenticator = Arc::clone(&self.authenticator);
+        let checked = |gate: CommitGate| async move {
+            authenticator.check_lease()?;
+            work(gate).await
+        };
+        self.store.write(checked).await
     }
 
     /// Writes when tokens were last used.

@@ -138,8 +138,12 @@ impl TokenRegistry {
             Verdict::Valid(_) => None,
             Verdict::Invalid(reason) => Some(*reason),
         };
-        self.outcomes.counter(transport, reason).fetch_add(1, Ordering::Relaxed);
+        self.count(transport, reason);
         Ok(verdict)
+    }
+
+    pub(super) fn count(&self, transport: Transport, reason: Option<Reason>) {
+        self.outcomes.counter(transport, reason).fetch_add(1, Ordering::Relaxed);
     }
 
     async fn verdict(
@@ -168,7 +172,7 @@ impl TokenRegistry {
 }
 
 /// Whether a token whose secret was verified is good at `now`.
-fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
+pub(super) fn judge(found: &Authenticated, required: &Scopes, now: DateTime<Utc>) -> Result<(), Reason> {
     match found.state {
         TokenState::Revoked => Err(Reason::Revoked),
         TokenState::AccountDeleted => Err(Reason::UserDeleted),

@@ -6,4 +6,4 @@ mod readiness;
 mod shutdown;
 mod wiring;
 
-pub use self::wiring::{ServeError, Server, StartError};
+pub use self::wiring::{PreparedServer, ServeError, Server, StartError};

@@ -25,19 +25,30 @@ impl Service {
         config: Config,
     ) -> Result<(), ServeError> {
         let watch = tokio::spawn(self.watch.run(self.stop.clone()));
-        let revocations = tokio::spawn(tail.follow(config.revocation_poll));
+        let registry = Arc::clone(&self.registry);
+        let revocations =
+            tokio::spawn(async move { registry.follow_revocations(tail, config.revocation_poll).await });
         let last_uses = tokio::spawn(write_last_uses(Arc::clone(&self.registry), config.last_used_interval));
         let purger = self.registry.purger(config.retention.retention());
         let purges =
             tokio::spawn(purge_at_intervals(purger, config.retention.purge_interval, self.stop.clone()));
-        let ended = end(&mut transports, &self.stop, config.shutdown_grace).await;
-        watch.await?;
-        purges.await?;
-        revocations.abort();
+        let mut ended = end(&mut transports, &self.stop, config.shutdown_grace).await;
+        // Each step also after one that failed: whatever ends the service, the others must not wait for this replica.
+        for task in [watch, purges] {
+            ended = ended.and(task.await.map_err(ServeError::from));
+        }
         last_uses.abort();
         // After the last call, so that its use is written.
         let bound = config.database.database_timeout;
         bounded(bound, "last uses were not written", self.registry.flush_last_used()).await;
+        self.registry.close();
+        revocations.abort();
+        // Its end, so that it does not register anew.
+        if let Err(error) = revocations.await
+            && error.is_panic()
+        {
+            ended = ended.and(Err(error.into()));
+        }
         bounded(bound, "other replicas wait for the lease of this one", self.registry.deregister()).await;
         bounded(bound, "the database was not closed in order", self.store.close()).await;
         ended

@@ -1,6 +1,6 @@
 //! Opens the listeners and the database, and starts the parts of the service.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
 use tokio::{
     sync::watch,
@@ -37,6 +37,21 @@ pub struct Server {
     stop: CancellationToken,
     running: JoinHandle<Result<(), ServeError>>,
 }
+
+/// A service for which nothing can fail any more but the database. It has the listeners' ports, but answers nothing yet, and
+/// is not registered as a replica: dropping it leaves nothing behind.
+pub struct PreparedServer {
+    config: Config,
+    listeners: Listeners,
+    state: HttpState,
+    subscriber: Option<Subscriber>,
+    health: HealthReporter,
+    unready: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+    is_prepared: bool,
+}
+
+type Subscriber = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Why the service did not start.
 #[allow(missing_docs, reason = "the fields are what their names say")]
@@ -90,17 +105,23 @@ impl Server {
     ///
     /// See [`StartError`].
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        Ok(Self::prepare(config, clock).await?.run().await)
+    }
+
+    /// Opens the listeners and the database, and migrates the database. Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub async fn prepare(config: &Config, clock: Clock) -> Result<PreparedServer, StartError> {
         config.check()?;
         let url = config.database.url()?;
         let hasher = Hasher::new(config.hash_limits()).map_err(StartError::Argon2)?;
         // First: a second service on the same address must not touch the data of the first.
         let listeners = Listeners::open(config).await?;
-        let [grpc_addr, http_addr, admin_addr] =
-            [listeners.grpc.addr, listeners.http.addr, listeners.admin.addr];
         let keys = open_key_ring(config, &url)?;
         let callers = Arc::new(open_callers(config)?);
         let (store, is_prepared) = open_store(config, &url).await?;
-
         let registry = Arc::new(TokenRegistry::new(
             store.clone(),
             clock,
@@ -110,20 +131,10 @@ impl Server {
             config.callers.creation_rates(),
             config.validation_limits(),
         ));
-        let mut tail = registry.revocation_tail();
-        if is_prepared && let Err(error) = tail.poll_once().await {
-            tracing::warn!(%error, "the revocation log cannot be read yet");
-        }
-
         let stop = CancellationToken::new();
         let health = HealthReporter::new();
-        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let (unready, watched) = watch::channel(None);
-        let watch =
-            DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
-                .await;
         let page = page_state(config, &registry, &callers)?;
-        let has_page = !matches!(page.recognition, Recognition::Off);
         let state = HttpState {
             registry: Arc::clone(&registry),
             gateway: Gateway {
@@ -132,19 +143,17 @@ impl Server {
             },
             page: Page(Arc::new(page)),
             oauth: OAuth { registry: Arc::clone(&registry), issuer: config.gateway.issuer.clone() },
-            store: store.clone(),
+            store,
             durations: grpc::durations()?,
-            callers: Arc::clone(&callers),
+            callers,
             events: Arc::default(),
             subscribes: config.nats.nats_url.is_some(),
             unready: watched,
             connections: listeners.connections(),
         };
-        let transports = start_transports(config, listeners, state, health, &stop).await?;
-
-        let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
-        let running = tokio::spawn(service.run(transports, tail, config.clone()));
-        Ok(Self { grpc_addr, http_addr, admin_addr, has_page, registry, stop, running })
+        let subscriber = subscriber(config, &state, &health, &stop).await?;
+        let config = config.clone();
+        Ok(PreparedServer { config, listeners, state, subscriber, health, unready, stop, is_prepared })
     }
 
     /// Returns the address of the gRPC listener.
@@ -187,20 +196,54 @@ impl Server {
     }
 }
 
-/// Starts the subscriber, if one is configured, and serves on both listeners, gRPC first.
-async fn start_transports(
+impl PreparedServer {
+    /// Registers the service as a replica, and serves. Not to be dropped before it has returned: the others would wait for
+    /// this replica. It returns within a few seconds, whatever the database does.
+    pub async fn run(self) -> Server {
+        let Self { config, listeners, state, subscriber, health, unready, stop, is_prepared } = self;
+        let [grpc_addr, http_addr, admin_addr] =
+            [listeners.grpc.addr, listeners.http.addr, listeners.admin.addr];
+        let has_page = !matches!(state.page.0.recognition, Recognition::Off);
+        let (registry, store) = (Arc::clone(&state.registry), state.store.clone());
+        let mut tail = registry.revocation_tail();
+        if is_prepared && let Err(error) = tail.poll_once().await {
+            tracing::warn!(%error, "the revocation log cannot be read yet");
+        }
+        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        let watch =
+            DatabaseWatch::new(store.clone(), Arc::clone(&registry), health.clone(), unready, is_prepared)
+                .await;
+        let transports = start_transports(&config, listeners, state, subscriber, health, &stop);
+        let service = Service { registry: Arc::clone(&registry), store, watch, stop: stop.clone() };
+        let running = tokio::spawn(service.run(transports, tail, config));
+        Server { grpc_addr, http_addr, admin_addr, has_page, registry, stop, running }
+    }
+}
+
+/// Returns the subscriber, if one is configured.
+async fn subscriber(
+    config: &Config,
+    state: &HttpState,
+    health: &HealthReporter,
+    stop: &CancellationToken,
+) -> Result<Option<Subscriber>, StartError> {
+    let Some(settings) = config.nats.settings() else { return Ok(None) };
+    let (registry, events) = (Arc::clone(&state.registry), Arc::clone(&state.events));
+    let subscriber = nats::subscribe(settings, registry, events, health.clone(), stop.clone()).await?;
+    Ok(Some(Box::pin(subscriber)))
+}
+
+/// Starts the subscriber, and serves on all listeners, gRPC first.
+fn start_transports(
     config: &Config,
     listeners: Listeners,
     state: HttpState,
+    subscriber: Option<Subscriber>,
     health: HealthReporter,
     stop: &CancellationToken,
-) -> Result<JoinSet<Result<(), ServeError>>, StartError> {
+) -> JoinSet<Result<(), ServeError>> {
     let mut transports = JoinSet::new();
-    let registry = Arc::clone(&state.registry);
-    if let Some(settings) = config.nats.settings() {
-        let events = Arc::clone(&state.events);
-        let subscriber =
-            nats::subscribe(settings, Arc::clone(&registry), events, health.clone(), stop.clone()).await?;
+    if let Some(subscriber) = subscriber {
         transports.spawn(async {
             subscriber.await;
             Ok(())
@@ -208,7 +251,7 @@ async fn start_transports(
     }
     transports.spawn(follow(Arc::clone(&state.callers), stop.clone()));
     let services = Services {
-        registry,
+        registry: Arc::clone(&state.registry),
         gateway: state.gateway.clone(),
         removes_credential: config.gateway.remove_credential,
         callers: Arc::clone(&state.callers),
@@ -239,7 +282,7 @@ async fn start_transports(
         serving.await;
         Ok(())
     });
-    Ok(transports)
+    transports
 }
 
 /// Returns what the web page is made of.

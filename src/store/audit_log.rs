@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{Store, StoreError, WriteTransaction, revocation_log::EPOCH};
+use super::{Store, StoreError, WriteTransaction, transaction::Server};
 use crate::token::UserId;
 
 /// What happened.
@@ -110,16 +110,17 @@ fn recorded(row: &QueryResult) -> Result<RecordedEvent, DbErr> {
 }
 
 impl WriteTransaction {
-    /// Adds an event to the audit log, and returns the epoch of the server; see
-    /// [`LogHead::epoch`](super::LogHead::epoch).
+    /// Adds an event to the audit log, and returns the server that this transaction runs on.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn record(&self, event: Event<'_>) -> Result<Option<Uuid>, StoreError> {
+    pub async fn record(&self, event: Event<'_>) -> Result<Server, StoreError> {
+        let backend = self.inner.get_database_backend();
         let sql = format!(
             "INSERT INTO token_events (at, kind, token_id, user_id, actor, reason, trace_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {EPOCH}"
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {}",
+            Server::columns(backend)
         );
         let values = [
             event.at.into(),
@@ -130,8 +131,6 @@ impl WriteTransaction {
             event.reason.into(),
             event.trace_id.into(),
         ];
-        let insert = Statement::from_sql_and_values(self.inner.get_database_backend(), sql, values);
-        let row = self.run(self.inner.query_one_raw(insert)).await?;
-        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
+        self.server(Statement::from_sql_and_values(backend, sql, values)).await
     }
 }

@@ -167,15 +167,20 @@ async fn connect_when_free(
 /// One connection and a spare. sqlx pings a connection on its way back to the pool without a bound; one that begins to hang
 /// at that very moment is lost to the pool until TCP gives up on it.
 const WITH_SPARE: u32 = 2;
-/// Reading the log, listening for other replicas, waiting for them, and a spare.
-const LOG_CONNECTIONS: u32 = 4;
+/// Listening for other replicas, listing them or ending stuck backends, and a spare.
+const LOG_CONNECTIONS: u32 = 3;
 
 fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     let bound = limits.timeout.as_millis().to_string();
     let options = options
         .clone()
         .application_name("latchkey")
-        .options([("statement_timeout", &bound), ("idle_in_transaction_session_timeout", &bound)])
+        .options([
+            ("statement_timeout", bound.as_str()),
+            ("idle_in_transaction_session_timeout", bound.as_str()),
+            // Whatever the role or the database have: what is acknowledged must survive.
+            ("synchronous_commit", "on"),
+        ])
         .disable_statement_logging();
     let reachability = Arc::new(Reachability::new());
     let pool = |connections| {

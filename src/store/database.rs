@@ -10,7 +10,9 @@ use std::{sync::Arc, time::Duration};
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::Semaphore;
 
-use super::{DatabaseUrl, PoolState, StoreError, lookup_pool::LookupPool, reachability::Reachability};
+use super::{
+    DatabaseUrl, PoolState, StoreError, lookup_pool::LookupPool, reachability::Reachability, session::Session,
+};
 
 /// A database with its connection pools. Clones share them.
 #[derive(Debug, Clone)]
@@ -71,6 +73,14 @@ impl Store {
         self.lookups.close().await;
         self.reads.close().await?;
         Ok(self.writes.close().await?)
+    }
+
+    /// A connection apart from the pools; `None` with SQLite.
+    pub(super) fn session(&self) -> Option<Session> {
+        match &self.url {
+            DatabaseUrl::Sqlite(_) => None,
+            DatabaseUrl::Postgres(options) => Some(Session::new(options.clone())),
+        }
     }
 
     /// Awaits a statement outside a transaction, unless the database is known to be away.

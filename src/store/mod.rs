@@ -6,6 +6,7 @@ mod connect;
 mod create_requests;
 mod database;
 mod entity;
+mod epoch;
 mod error;
 mod health;
 mod log_position;
@@ -18,6 +19,7 @@ mod replays;
 mod replicas;
 mod retention;
 mod revocation_log;
+mod session;
 mod token_lookup;
 mod tokens;
 mod transaction;
@@ -31,10 +33,10 @@ pub use self::{
     log_position::LogPosition,
     pool::PoolState,
     renewal::Renewer,
-    replicas::{Change, Replica, Replicas},
+    replicas::{Change, Replica, ReplicaReader, Replicas},
     retention::{Outdated, PurgedBatch},
-    revocation_log::{Eviction, LogHead},
+    revocation_log::{Eviction, LogHead, LogRead, LogReader},
     token_lookup::{Share, StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
-    transaction::{CommitGate, WriteTransaction},
+    transaction::{CommitGate, Server, WriteTransaction},
 };

@@ -1,83 +1,132 @@
-//! Renewing the lease of this replica.
+//! Registering a replica, and renewing its lease.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait as _,
-    sqlx::{self, ConnectOptions as _, postgres::PgConnection},
+    ConnectionTrait as _, DbBackend, Statement,
+    sqlx::{self, AssertSqlSafe},
 };
 use uuid::Uuid;
 
-use super::{DatabaseUrl, LogHead, Store, StoreError};
+use super::{LogHead, Store, StoreError, epoch, log_position, session::Session};
+use crate::clock::Moment;
 
-/// Renews the lease of one replica. On PostgreSQL over a connection of its own, whose backend it ends when a renewal takes
-/// too long: a COMMIT that waits for a standby would otherwise keep it for as long as the standby is away.
+/// Writes the row of one replica. On PostgreSQL over a connection of its own.
 #[derive(Debug)]
 pub struct Renewer {
     store: Store,
-    id: Uuid,
-    connection: Option<Backend>,
-    stuck: Option<i32>,
+    session: Option<Session>,
+    /// The number of the last attempt to renew a lease. Each attempt has a greater one, so that one that arrives late
+    /// changes nothing, and two copies of a process notice each other.
+    attempts: i64,
 }
 
-const RENEW: &str = "UPDATE replicas SET renewals = renewals + 1, seen = $2, renewed_at = $3 \
-                     WHERE id = $1 AND epoch = $4 AND (SELECT id FROM epoch) = $4";
+const COLUMNS: &str = "replicas (id, renewals, lease_millis, renewed_at, seen, epoch)";
 
-/// The process id may belong to another connection by now.
-const END_STUCK: &str =
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
-
-#[derive(Debug)]
-struct Backend {
-    connection: PgConnection,
-    process: i32,
-}
+const RENEW: &str = "UPDATE replicas SET renewals = $5, seen = $2, renewed_at = $3 \
+                     WHERE id = $1 AND renewals < $5 AND epoch = $4";
 
 impl Renewer {
-    /// Returns the renewer of the replica `id`.
-    pub fn new(store: Store, id: Uuid) -> Self {
-        Self { store, id, connection: None, stuck: None }
+    /// Returns the renewer of a replica.
+    pub fn new(store: Store) -> Self {
+        let session = store.session();
+        Self { store, session, attempts: 0 }
     }
 
-    /// Commits that the replica has evicted everything up to `seen`. Returns whether it did: not if its row is gone, or
-    /// the server is not of the epoch in which `seen` was read.
+    /// Returns since when the session has been open, if it is. A renewal may report only what was read since: the session
+    /// ends when the server crashes, and the server may then use ids of transactions again. With SQLite there are no
+    /// sessions.
+    pub fn session(&self) -> Option<Moment> {
+        self.session.as_ref().map_or(Some(Moment::default()), Session::opened_at)
+    }
+
+    /// Opens the session, unless it is open.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn open(&mut self, bound: Duration) -> Result<(), StoreError> {
+        match &mut self.session {
+            Some(session) => session.open(bound).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Registers a replica under an id that was never used before. Its memory must be empty, or not in use, until it has
+    /// read the log again. `unanswered` is the id of an attempt whose answer was lost; its row is removed.
+    ///
+    /// The first that registers in an epoch adds a row of no epoch that nobody renews. It stands for the replicas whose rows
+    /// a failover has lost: they may have leases from before, and revocations wait until those are over.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`]; it may be registered all the same.
+    pub async fn register(
+        &mut self,
+        id: Uuid,
+        unanswered: Option<Uuid>,
+        lease: Duration,
+        now: DateTime<Utc>,
+        bound: Duration,
+    ) -> Result<(), StoreError> {
+        let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let backend = self.store.writes.get_database_backend();
+        let seen = log_position::present(backend);
+        let Some(session) = &mut self.session else {
+            let epoch = epoch::present(backend);
+            let sql = format!("INSERT INTO {COLUMNS} VALUES ($1, 0, $2, $3, {seen}, {epoch})");
+            let values = [id.into(), millis.into(), now.into()];
+            let insert = self.store.write_statement(&sql, values);
+            self.store.bounded(self.store.writes.execute_raw(insert)).await?;
+            return Ok(());
+        };
+        // `present` is as it was before this statement. If another replica begins the epoch at the same moment, this one is
+        // not registered yet.
+        let sql = format!(
+            "WITH present AS (SELECT {present} AS id), begun AS ({begin}), \
+             lost AS (INSERT INTO {COLUMNS} \
+             SELECT $5, 0, greatest($2, (SELECT max(lease_millis) FROM replicas)), $3, {seen}, $5 FROM begun), \
+             unanswered AS (DELETE FROM replicas WHERE id = $6) \
+             INSERT INTO {COLUMNS} SELECT $1, 0, $2, $3, {seen}, known.id FROM \
+             (SELECT id FROM begun UNION ALL SELECT id FROM present WHERE id IS NOT NULL) AS known",
+            present = epoch::PRESENT,
+            begin = epoch::BEGIN,
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(millis).bind(now);
+        let query = query.bind(Uuid::now_v7()).bind(Uuid::now_v7()).bind(unanswered);
+        session.execute(query, bound).await?;
+        Ok(())
+    }
+
+    /// Commits that the replica with this registration has evicted everything up to `seen`. Returns whether it did: not if
+    /// its row is gone, or the server is not of the epoch in which `seen` was read.
     ///
     /// # Errors
     ///
     /// See [`StoreError`]; it may be committed all the same.
-    pub async fn renew(&mut self, seen: &LogHead, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let DatabaseUrl::Postgres(_) = &self.store.url else { return self.renew_on_sqlite(seen, now).await };
-        let bound = self.store.timeout;
-        let mut backend = match self.connection.take() {
-            Some(backend) => backend,
-            None => tokio::time::timeout(bound, self.connect()).await.map_err(|_| StoreError::Timeout)??,
+    pub async fn renew(
+        &mut self,
+        registration: Uuid,
+        seen: &LogHead,
+        now: DateTime<Utc>,
+        bound: Duration,
+    ) -> Result<bool, StoreError> {
+        self.attempts += 1;
+        let position = seen.position.to_text();
+        let renewed = match &mut self.session {
+            Some(session) => {
+                let sql = format!("{RENEW} AND {} = $4", epoch::PRESENT);
+                let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(position).bind(now);
+                session.execute(query.bind(seen.epoch).bind(self.attempts), bound).await?
+            }
+            None => {
+                let values =
+                    [registration.into(), position.into(), now.into(), seen.epoch.into(), self.attempts.into()];
+                let update = Statement::from_sql_and_values(DbBackend::Sqlite, RENEW, values);
+                self.store.bounded(self.store.writes.execute_raw(update)).await?.rows_affected()
+            }
         };
-        self.stuck = Some(backend.process);
-        let update = sqlx::query(RENEW)
-            .bind(self.id)
-            .bind(seen.position.to_text())
-            .bind(now)
-            .bind(seen.epoch)
-            .execute(&mut backend.connection);
-        let done = tokio::time::timeout(bound, update).await.map_err(|_| StoreError::Timeout)??;
-        self.stuck = None;
-        self.connection = Some(backend);
-        Ok(done.rows_affected() == 1)
-    }
-
-    async fn connect(&mut self) -> Result<Backend, StoreError> {
-        let DatabaseUrl::Postgres(options) = &self.store.url else { return Err(StoreError::Interrupted) };
-        let mut connection = options.connect().await?;
-        let process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
-        if let Some(stuck) = self.stuck.take() {
-            sqlx::query(END_STUCK).bind(stuck).execute(&mut connection).await?;
-        }
-        Ok(Backend { connection, process })
-    }
-
-    async fn renew_on_sqlite(&self, seen: &LogHead, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let values = [self.id.into(), seen.position.to_text().into(), now.into(), seen.epoch.into()];
-        let update = self.store.write_statement(RENEW, values);
-        let done = self.store.bounded(self.store.writes.execute_raw(update)).await?;
-        Ok(done.rows_affected() == 1)
+        Ok(renewed == 1)
     }
 }

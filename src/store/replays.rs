@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
-use super::{Store, StoreError, revocation_log::EPOCH};
+use super::{Store, StoreError, epoch::PRESENT};
 use crate::token::UserId;
 
 impl Store {
@@ -20,7 +20,7 @@ impl Store {
         if !self.can_fail_over() {
             return Ok(None);
         }
-        let query = statement(format!("SELECT {EPOCH}"), []);
+        let query = statement(format!("SELECT {PRESENT}"), []);
         let row = self.bounded(self.reads.query_one_raw(query)).await?;
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
     }
@@ -46,7 +46,7 @@ impl Store {
     /// [`StoreError::EpochChanged`] if the server is of another epoch, or see [`StoreError`].
     pub async fn record_replay(&self, epoch: Uuid, at: DateTime<Utc>) -> Result<(), StoreError> {
         let sql = format!(
-            "INSERT INTO account_event_replays (epoch, done_at) SELECT $1, $2 WHERE {EPOCH} = $1 \
+            "INSERT INTO account_event_replays (epoch, done_at) SELECT $1, $2 WHERE {PRESENT} = $1 \
              ON CONFLICT (epoch) DO UPDATE SET done_at = excluded.done_at"
         );
         let insert = statement(sql, [epoch.into(), at.into()]);
@@ -70,7 +70,7 @@ impl Store {
         // A subquery for each user, and no join: it reads the primary key, however few users the planner believes there
         // are.
         let sql = format!(
-            "SELECT {EPOCH} = $1, (SELECT json_agg(wanted.id)::text \
+            "SELECT {PRESENT} = $1, (SELECT json_agg(wanted.id)::text \
              FROM json_array_elements_text($2::text::json) AS wanted (id) \
              WHERE (SELECT deleted_at FROM users WHERE user_id = wanted.id) IS NULL)"
         );

@@ -7,7 +7,7 @@ use sea_orm::{DbBackend, DbErr, QueryResult, RuntimeErr};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Store, StoreError, entity::tokens::Model, revocation_log::EPOCH};
+use super::{Store, StoreError, entity::tokens::Model, epoch::PRESENT};
 use crate::{
     credentials::{KeyId, SecretHash, Tag},
     token::Token,
@@ -59,7 +59,7 @@ static FIND_ON_PRIMARY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT tokens.user_id, name, secret_hash, tag_key_id, tag, scopes, created_at, expires_at, \
          last_used_at, revoked_at, revoke_reason, users.deleted_at, server.epoch \
-         FROM (SELECT {EPOCH} AS epoch) AS server \
+         FROM (SELECT {PRESENT} AS epoch) AS server \
          LEFT JOIN tokens ON tokens.id = $1 LEFT JOIN users ON users.user_id = tokens.user_id"
     )
 });

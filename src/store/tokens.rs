@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError, WriteTransaction,
+    transaction::without_waiting,
     entity::{
         tokens::{ActiveModel, Column, Entity, Model},
         users,
@@ -88,7 +89,8 @@ impl Store {
             .col_expr(Column::TagKeyId, Expr::value(tag.key_id.as_str()))
             .col_expr(Column::Tag, Expr::value(tag.mac))
             .filter(Column::Id.eq(id))
-            .filter(Column::SecretHash.eq(hash.as_str()));
+            .filter(Column::SecretHash.eq(hash.as_str()))
+            .filter(Expr::cust(without_waiting(self.writes.get_database_backend())));
         self.bounded(update.exec(&self.writes)).await?;
         Ok(())
     }
@@ -102,14 +104,16 @@ impl Store {
         let parameters: Vec<String> =
             (0..uses.len()).map(|n| format!("(${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
         // Both databases name the columns of VALUES so.
+        let backend = self.writes.get_database_backend();
         let sql = format!(
             "UPDATE tokens SET last_used_at = used.column2 FROM (VALUES {}) AS used \
              WHERE tokens.id = used.column1 \
-             AND (tokens.last_used_at IS NULL OR tokens.last_used_at < used.column2)",
-            parameters.join(", ")
+             AND (tokens.last_used_at IS NULL OR tokens.last_used_at < used.column2) AND {}",
+            parameters.join(", "),
+            without_waiting(backend)
         );
         let values = uses.iter().flat_map(|(id, at)| [(*id).into(), (*at).into()]);
-        let update = Statement::from_sql_and_values(self.writes.get_database_backend(), sql, values);
+        let update = Statement::from_sql_and_values(backend, sql, values);
         self.bounded(self.writes.execute_raw(update)).await?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicI32, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -16,17 +16,54 @@ use tokio::task::AbortHandle;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Store, StoreError, revocation_log::EPOCH};
+use super::{Store, StoreError, epoch, session::END_STUCK};
 
 /// A transaction that writes; dropped without [`WriteTransaction::commit`] it changes nothing.
 #[derive(Debug)]
 pub struct WriteTransaction {
     pub(super) inner: DatabaseTransaction,
     bound: Duration,
+    store: Store,
+    /// The process of its backend on PostgreSQL, once it is known; or 0.
+    process: AtomicI32,
+}
+
+/// The server that a transaction runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// Its epoch; see [`LogHead::epoch`](super::LogHead::epoch).
+    pub epoch: Option<Uuid>,
+    /// Whether there are rows of replicas that may have a lease of an earlier epoch.
+    pub has_earlier_replicas: bool,
+}
+
+impl Server {
+    /// Expressions for what [`WriteTransaction::server`] reads.
+    pub(super) fn columns(backend: DbBackend) -> String {
+        let present = epoch::present(backend);
+        match backend {
+            DbBackend::Sqlite => format!("{present}, FALSE, 0"),
+            _ => format!(
+                "{present}, EXISTS (SELECT 1 FROM replicas WHERE epoch IS DISTINCT FROM {present}), pg_backend_pid()"
+            ),
+        }
+    }
 }
 
 /// How much longer than the database itself this side waits for an answer, so that the database's own error comes first.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long ending a backend may take, which the caller waits for.
+const STUCK_BOUND: Duration = Duration::from_secs(1);
+
+/// A condition that is true, and lets the commit of its transaction wait neither for the disk nor for a standby: for
+/// changes that nobody is told of.
+pub(super) fn without_waiting(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "TRUE",
+        _ => "set_config('synchronous_commit', 'off', true) = 'off'",
+    }
+}
 
 /// What a write and its caller agree by: either the caller stops waiting before the COMMIT, and nothing happens, or the
 /// COMMIT begins first, and everything that follows it happens.
@@ -119,7 +156,18 @@ impl Store {
         // Acquiring a connection has the same bound, and comes first.
         let begin = self.writes.begin_with_options(options);
         let inner = within(self.timeout * 2 + GRACE, begin).await?;
-        Ok(WriteTransaction { inner, bound: bound + GRACE })
+        Ok(WriteTransaction { inner, bound: bound + GRACE, store: self.clone(), process: AtomicI32::new(0) })
+    }
+}
+
+impl Store {
+    /// Ends a backend that still waits in its COMMIT for a standby: the next commit would open another one, until the
+    /// server has no connections left for anybody.
+    async fn end_stuck(&self, process: i32) {
+        let end = Statement::from_sql_and_values(DbBackend::Postgres, END_STUCK, [process.into()]);
+        if let Err(error) = within(STUCK_BOUND, self.log.execute_raw(end)).await {
+            tracing::warn!(process, %error, "a backend that waits for a standby in its COMMIT could not be ended");
+        }
     }
 }
 
@@ -135,19 +183,31 @@ impl WriteTransaction {
 
     /// The same for a transaction that nobody can cancel.
     pub(super) async fn commit_at_once(self) -> Result<(), StoreError> {
-        within(self.bound, self.inner.commit()).await
+        let committed = within(self.bound, self.inner.commit()).await;
+        let process = self.process.into_inner();
+        if process != 0 && matches!(committed, Err(StoreError::Timeout)) {
+            self.store.end_stuck(process).await;
+        }
+        committed
     }
 
-    /// The epoch of the server, for a call that finds nothing to change; [`WriteTransaction::record`] returns it for the
-    /// others. See [`LogHead::epoch`](super::LogHead::epoch).
+    /// The server that this transaction runs on, for a call that finds nothing to change; [`WriteTransaction::record`]
+    /// returns it for the others.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub async fn epoch(&self) -> Result<Option<Uuid>, StoreError> {
-        let query = Statement::from_string(self.inner.get_database_backend(), format!("SELECT {EPOCH}"));
-        let row = self.run(self.inner.query_one_raw(query)).await?;
-        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.flatten())
+    pub async fn server_of_this(&self) -> Result<Server, StoreError> {
+        let backend = self.inner.get_database_backend();
+        self.server(Statement::from_string(backend, format!("SELECT {}", Server::columns(backend)))).await
+    }
+
+    /// Runs a statement that returns [`Server::columns`].
+    pub(super) async fn server(&self, statement: Statement) -> Result<Server, StoreError> {
+        let row = self.run(self.inner.query_one_raw(statement)).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the server".to_owned()))?;
+        self.process.store(row.try_get_by_index(2)?, Ordering::Relaxed);
+        Ok(Server { epoch: row.try_get_by_index(0)?, has_earlier_replicas: row.try_get_by_index(1)? })
     }
 
     /// Awaits a statement of this transaction, within its bound.

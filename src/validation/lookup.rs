@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::Clock,
     credentials::{HashError, SecretVerifier, Verification},
-    store::{Eviction, Store, StoreError, StoredToken, TokenState},
+    store::{Eviction, Server, Store, StoreError, StoredToken, TokenState},
     token::{BearerToken, Digest, Token},
 };
 
@@ -36,7 +36,7 @@ pub struct ValidationLimits {
     pub cold_lookups: usize,
     /// How long the lease lasts, without which nothing is answered from the cache, or on PostgreSQL at all.
     pub max_staleness: Duration,
-    /// How long one read of the revocation log may take.
+    /// How long one read of the revocation log or of the replicas, or one renewal of the lease, may take.
     pub poll_timeout: Duration,
 }
 
@@ -72,8 +72,9 @@ pub struct Authenticator {
     pub(super) lease: Arc<Lease>,
     pub(super) replicas: Arc<ReplicaWatch>,
     pub(super) tail: Arc<TailCounters>,
-    id: Uuid,
-    poll_timeout: Duration,
+    /// By which other replicas tell who wakes them.
+    waker: Uuid,
+    bound: Duration,
     in_flight: Mutex<HashMap<Digest, Arc<Lookup>>>,
     permits: ColdPermits,
     pub(super) hits: AtomicU64,
@@ -90,16 +91,16 @@ struct Lookup {
 impl Authenticator {
     /// Returns an authenticator that looks tokens up in `store` and verifies their secrets with `verifier`.
     pub fn new(store: Store, verifier: Arc<SecretVerifier>, limits: ValidationLimits) -> Self {
-        let id = Uuid::now_v7();
+        let (waker, bound) = (Uuid::now_v7(), limits.poll_timeout);
         let lease = Arc::new(Lease::new(limits.max_staleness));
         Self {
-            replicas: Arc::new(ReplicaWatch::new(id, store.clone(), Arc::clone(&lease))),
+            replicas: Arc::new(ReplicaWatch::new(waker, store.clone(), Arc::clone(&lease), bound)),
             store,
             verified: Arc::new(VerifiedTokens::new(limits.cache_entries)),
             lease,
             tail: Arc::default(),
-            id,
-            poll_timeout: limits.poll_timeout,
+            waker,
+            bound,
             permits: ColdPermits::new(limits.cold_lookups, verifier.can_vouch()),
             verifier,
             in_flight: Mutex::default(),
@@ -123,18 +124,24 @@ impl Authenticator {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok((expected == digest).then_some(Authenticated { token, state: TokenState::Live }));
         }
+        let epoch = self.lease.epoch();
         if !has_lease && self.store.can_fail_over() {
             return Err(StoreError::NoLease.into());
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         // Boxed so that the future of a cache hit stays small.
-        if has_lease {
-            Box::pin(self.look_up(bearer, digest)).await
+        let found = if has_lease {
+            Box::pin(self.look_up(bearer, digest)).await?
         } else {
             // One in flight may have begun before a revocation that this replica has not seen.
             let ticket = self.verified.ticket(bearer.id());
-            Box::pin(self.query(bearer, digest, &ticket)).await
+            Box::pin(self.query(bearer, digest, &ticket)).await?
+        };
+        // Another server may have taken over before the read, where the token was created since.
+        if found.is_none() {
+            self.check_epoch(epoch)?;
         }
+        Ok(found)
     }
 
     /// Evicts what this replica revoked, without waiting for the next read of the log.
@@ -142,14 +149,34 @@ impl Authenticator {
         self.verified.evict(eviction);
     }
 
-    /// Returns the id of this replica, a new one at each start.
-    pub fn replica_id(&self) -> Uuid {
-        self.id
+    /// Returns the id of the present registration of this replica, or of the last one.
+    pub fn registration(&self) -> Uuid {
+        self.lease.registration()
     }
 
-    /// Returns whether a validation may be answered: always, if no failover can replace the database.
+    /// Returns whether calls may be answered: always, if no failover can replace the database.
     pub fn can_answer(&self) -> bool {
         self.lease.holds() || !self.store.can_fail_over()
+    }
+
+    /// Checks that calls may be answered, and written.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoLease`]: another server may have taken over.
+    pub fn check_lease(&self) -> Result<(), StoreError> {
+        if self.can_answer() { Ok(()) } else { Err(StoreError::NoLease) }
+    }
+
+    /// Checks that this replica has a lease of this epoch, which a server has that was asked.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoLease`], [`StoreError::EpochChanged`].
+    pub fn check_epoch(&self, epoch: Option<Uuid>) -> Result<(), StoreError> {
+        self.check_lease()?;
+        let is_same = epoch.is_some() && epoch == self.lease.epoch();
+        if is_same || !self.store.can_fail_over() { Ok(()) } else { Err(StoreError::EpochChanged) }
     }
 
     /// Returns the epoch of the database in which this replica is registered, as it changes; `None` while it is not. See
@@ -159,36 +186,58 @@ impl Authenticator {
     }
 
     /// Waits until no replica answers "valid" for what is revoked in the database now. `epoch` is the one in which the
-    /// transaction revoked it.
+    /// transaction revoked it, or found it revoked.
     ///
     /// # Errors
     ///
-    /// It is not known, because the database cannot be asked or has failed over.
+    /// It is not known, because the database cannot be asked, cannot commit or has failed over.
     pub async fn all_have_seen(&self, epoch: Option<Uuid>) -> Result<(), StoreError> {
         self.replicas.all_have_seen(epoch).await
     }
 
-    /// Removes this replica, which must answer no more validations, from those that revocations wait for.
+    /// Waits until no replica answers "unknown" for what was created in the database now, because it has a lease of an
+    /// earlier epoch. `server` is the one of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Authenticator::all_have_seen`].
+    pub async fn earlier_leases_are_over(&self, server: Server) -> Result<(), StoreError> {
+        self.replicas.earlier_leases_are_over(server).await
+    }
+
+    /// Ends the lease of this replica for good. It answers no more validations on PostgreSQL, and none from memory.
+    pub fn close(&self) {
+        self.lease.close();
+    }
+
+    /// Removes this replica, which must be closed, from those that revocations wait for.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn deregister(&self) -> Result<(), StoreError> {
-        self.lease.end();
-        self.store.deregister_replica(self.id).await
+        self.store.deregister_replica(self.lease.registration()).await
     }
 
     /// Returns the task that evicts what other replicas revoke, and keeps the lease.
     pub fn revocation_tail(&self, clock: Clock) -> RevocationTail {
         RevocationTail::new(
-            self.id,
+            self.waker,
             self.store.clone(),
             clock,
             Arc::clone(&self.verified),
             Arc::clone(&self.lease),
             Arc::clone(&self.tail),
-            self.poll_timeout,
+            self.bound,
         )
+    }
+
+    /// Follows the revocation log, polling it at this interval, and the other replicas, until the lease is closed.
+    pub async fn follow(&self, tail: RevocationTail, interval: Duration) {
+        tokio::select! {
+            () = tail.follow(interval) => {}
+            () = self.replicas.follow() => {}
+        }
     }
 
     /// Queries the database once for all concurrent callers with the same bearer token.

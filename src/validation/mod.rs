@@ -6,6 +6,7 @@ mod id_hash;
 mod last_used;
 mod lease;
 mod lookup;
+mod replica_notes;
 mod replica_watch;
 mod revocation_tail;
 mod statistics;

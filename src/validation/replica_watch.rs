@@ -1,68 +1,82 @@
 //! Waits until the other replicas have seen a change, and removes replicas that have ended without saying so.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
 use uuid::Uuid;
 
-use super::lease::Lease;
+use super::{
+    lease::Lease,
+    replica_notes::{ReplicaNotes, surely_over},
+};
 use crate::{
-    clock::since_boot,
-    store::{Change, Replica, Replicas, Store, StoreError},
+    clock::Moment,
+    store::{Change, Replica, ReplicaReader, Replicas, Server, Store, StoreError},
 };
 
-/// The pause between two looks at the other replicas while somebody waits for them, at first and at most.
+/// The pause between two reads of the other replicas while somebody waits for them, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long after its last renewal a replica surely has no lease any more, by this machine's clock: clocks that run with
-/// the time since boot differ by less than a percent in their rates.
-fn surely_over(lease: Duration) -> Duration {
-    lease + lease / 100 + Duration::from_millis(1)
-}
+/// How often the others are read while nobody waits, per lease: one that stands still is noticed so much later.
+const IDLE_READS_PER_LEASE: u32 = 3;
 
 /// The other replicas. All calls that wait for them share one task, and hold no connection meanwhile.
 #[derive(Debug)]
 pub(super) struct ReplicaWatch {
-    id: Uuid,
+    /// By which the others tell who wakes them.
+    waker: Uuid,
     store: Store,
     lease: Arc<Lease>,
-    waits: Mutex<Waits>,
-    statistics: WaitCounters,
-}
-
-#[derive(Debug, Default)]
-struct Waits {
-    /// No more than there are calls in flight.
-    new: Vec<Wait>,
-    /// Whether the task runs that takes them.
-    are_watched: bool,
+    /// How long a statement may take.
+    bound: Duration,
+    /// Those that the task has not taken yet. No more than there are calls in flight.
+    new: Mutex<Vec<Wait>>,
+    has_new: Notify,
+    pub(super) counters: WatchCounters,
 }
 
 /// A call that waits.
 #[derive(Debug)]
 struct Wait {
-    /// After its commit was answered, since boot.
-    since: Duration,
+    /// After its commit was answered, or after it read that there is nothing to change.
+    since: Moment,
     /// The epoch of its transaction.
     epoch: Option<Uuid>,
-    /// What the others must have seen: all that was committed when they were first looked at.
-    change: Option<Change>,
+    until: Until,
     answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// What a call waits for.
+#[derive(Debug)]
+enum Until {
+    /// The others have seen everything that was committed when they were first read, or have no lease; and a renewal has
+    /// shown that the server of the transaction could still commit.
+    AllHaveSeen(Option<Change>),
+    /// Nobody has a lease of an earlier epoch.
+    EarlierLeasesAreOver,
+}
+
+/// What the watch has counted since the start.
 #[derive(Debug, Default)]
-struct WaitCounters {
+pub(super) struct WatchCounters {
     waiting: AtomicU64,
     waits: AtomicU64,
     waited_micros: AtomicU64,
+    /// The other replicas, as of the last read.
+    pub(super) others: AtomicU64,
+    /// When another replica last renewed its lease, of the one for which that is longest ago: microseconds since the Unix
+    /// epoch, or 0.
+    pub(super) oldest_renewal: AtomicI64,
 }
 
 /// What waiting for other replicas has cost since the start.
@@ -77,162 +91,212 @@ pub struct WaitStatistics {
 }
 
 impl ReplicaWatch {
-    pub(super) fn new(id: Uuid, store: Store, lease: Arc<Lease>) -> Self {
-        Self { id, store, lease, waits: Mutex::default(), statistics: WaitCounters::default() }
+    pub(super) fn new(waker: Uuid, store: Store, lease: Arc<Lease>, bound: Duration) -> Self {
+        let (new, has_new, counters) = (Mutex::default(), Notify::new(), WatchCounters::default());
+        Self { waker, store, lease, bound, new, has_new, counters }
     }
 
     pub(super) fn statistics(&self) -> WaitStatistics {
         WaitStatistics {
-            waiting: self.statistics.waiting.load(Ordering::Relaxed),
-            waits: self.statistics.waits.load(Ordering::Relaxed),
-            waited: Duration::from_micros(self.statistics.waited_micros.load(Ordering::Relaxed)),
+            waiting: self.counters.waiting.load(Ordering::Relaxed),
+            waits: self.counters.waits.load(Ordering::Relaxed),
+            waited: Duration::from_micros(self.counters.waited_micros.load(Ordering::Relaxed)),
         }
     }
 
-    /// Waits until no other replica answers "valid" for what is revoked in the database now: each has evicted it, or has no
-    /// lease. `epoch` is the one in which the transaction revoked it.
+    /// Waits until no replica answers "valid" for what is revoked in the database now: each other one has evicted it, or has
+    /// no lease, and the server is known to be the primary. `epoch` is the one in which the transaction revoked it, or found
+    /// it revoked.
     ///
     /// # Errors
     ///
-    /// The database cannot be asked, or another server has taken over, so that it is not known. Trying again waits again.
-    pub(super) async fn all_have_seen(self: &Arc<Self>, epoch: Option<Uuid>) -> Result<(), StoreError> {
-        let since = since_boot();
-        let (answer, answered) = oneshot::channel();
-        self.statistics.waiting.fetch_add(1, Ordering::Relaxed);
-        let _counted = CountOnDrop(&self.statistics, since);
-        {
-            let mut waits = self.lock_waits();
-            waits.new.push(Wait { since, epoch, change: None, answer });
-            if !waits.are_watched {
-                waits.are_watched = true;
-                tokio::spawn(Arc::clone(self).watch());
-            }
+    /// The database cannot be asked or cannot commit, or another server has taken over, so that it is not known. Trying
+    /// again waits again.
+    pub(super) async fn all_have_seen(&self, epoch: Option<Uuid>) -> Result<(), StoreError> {
+        self.wait(epoch, Until::AllHaveSeen(None)).await
+    }
+
+    /// Waits until no replica has a lease of an earlier epoch than that of `server`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ReplicaWatch::all_have_seen`].
+    pub(super) async fn earlier_leases_are_over(&self, server: Server) -> Result<(), StoreError> {
+        if server.has_earlier_replicas {
+            self.wait(server.epoch, Until::EarlierLeasesAreOver).await?;
         }
-        // The sender is dropped without an answer only if the task panics.
+        Ok(())
+    }
+
+    async fn wait(&self, epoch: Option<Uuid>, until: Until) -> Result<(), StoreError> {
+        let since = Moment::now();
+        let (answer, answered) = oneshot::channel();
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        let _counted = CountOnDrop(&self.counters, since);
+        self.lock_new().push(Wait { since, epoch, until, answer });
+        self.has_new.notify_one();
+        // The sender is dropped without an answer only if the watch has ended.
         answered.await.map_err(|_| StoreError::Interrupted)?
     }
 
-    /// Answers waits until there are none.
-    async fn watch(self: Arc<Self>) {
-        let mut waits = Vec::new();
+    /// Reads the other replicas now and then, and whenever somebody waits for them, for ever.
+    pub(super) async fn follow(&self) {
+        let mut task = WatchTask {
+            watch: self,
+            reader: ReplicaReader::new(self.store.clone()),
+            notes: ReplicaNotes::default(),
+            waits: Vec::new(),
+        };
+        let idle = (self.lease.duration() / IDLE_READS_PER_LEASE).max(LONGEST_PAUSE);
         let mut pause = FIRST_PAUSE;
+        let mut idle_until = Instant::now();
         loop {
-            {
-                let mut shared = self.lock_waits();
-                if !shared.new.is_empty() {
-                    pause = FIRST_PAUSE;
-                    waits.append(&mut shared.new);
-                }
-                waits.retain(|wait: &Wait| !wait.answer.is_closed());
-                if waits.is_empty() {
-                    shared.are_watched = false;
-                    return;
-                }
+            let next = async {
+                if task.waits.is_empty() { sleep_until(idle_until).await } else { sleep(pause).await }
+            };
+            tokio::select! {
+                () = self.has_new.notified() => pause = FIRST_PAUSE,
+                () = next => pause = (pause * 3 / 2).min(LONGEST_PAUSE),
             }
-            let looked = since_boot();
-            match self.store.replicas_except(self.id).await {
-                Ok(others) => {
-                    waits = settle(waits, &others, self.lease.epoch(), looked);
-                    self.wake_others_for(&mut waits, others.change).await;
-                }
-                Err(error) => waits = self.give_up(waits, &error),
-            }
-            if !waits.is_empty() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 3 / 2).min(LONGEST_PAUSE);
-            }
+            task.read_once().await;
+            idle_until = Instant::now() + idle;
         }
     }
 
-    /// Gives the waits that are new something to wait for, and wakes the other replicas once for all of them.
-    async fn wake_others_for(&self, waits: &mut [Wait], change: Change) {
-        let mut is_new = false;
-        for wait in waits.iter_mut().filter(|wait| wait.change.is_none()) {
-            wait.change = Some(change.clone());
-            is_new = true;
+    fn lock_new(&self) -> MutexGuard<'_, Vec<Wait>> {
+        // No code panics while it changes the list, so poisoning is ignored.
+        self.new.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the task of the watch keeps from one read to the next.
+struct WatchTask<'a> {
+    watch: &'a ReplicaWatch,
+    reader: ReplicaReader,
+    notes: ReplicaNotes,
+    waits: Vec<Wait>,
+}
+
+impl WatchTask<'_> {
+    /// Reads the others, removes those that stand still, and answers the waits that are over.
+    async fn read_once(&mut self) {
+        let new = std::mem::take(&mut *self.watch.lock_new());
+        let waker = new.iter().any(Wait::needs_the_others_to_read).then_some(self.watch.waker);
+        if waker.is_some() {
+            self.watch.lease.renewal_wanted.notify_one();
         }
-        if is_new && let Err(error) = self.store.wake_other_replicas(self.id).await {
-            tracing::debug!(%error, "other replicas could not be woken; they poll");
+        self.waits.extend(new);
+        self.waits.retain(|wait| !wait.answer.is_closed());
+        let began = Moment::now();
+        match self.reader.read(waker, self.watch.bound).await {
+            Ok(Replicas { mut replicas, change }) => {
+                let registration = self.watch.lease.registration();
+                replicas.retain(|replica| replica.id != registration);
+                self.watch.counters.count(&replicas);
+                let removed = self.remove_those_that_stand_still(registration, &replicas).await;
+                replicas.retain(|replica| !removed.contains(&replica.id));
+                self.settle(&Others { replicas, change, began });
+            }
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    /// Removes the replicas whose leases are over, and returns their ids.
+    async fn remove_those_that_stand_still(&mut self, registration: Uuid, others: &[Replica]) -> Vec<Uuid> {
+        let mut removed = Vec::new();
+        for replica in self.notes.note(registration, others, Moment::now()) {
+            match self.reader.remove(replica, registration, self.watch.bound).await {
+                Ok(true) => {
+                    tracing::warn!(replica = %replica.id, "a replica no longer renews its lease; it is removed");
+                    removed.push(replica.id);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a replica that stands still could not be removed"),
+            }
+        }
+        removed
+    }
+
+    /// Answers the waits that are over.
+    fn settle(&mut self, others: &Others) {
+        for mut wait in std::mem::take(&mut self.waits) {
+            if let Some(answer) = wait.judge(others, self.watch) {
+                // Fails if the caller no longer waits.
+                let _ = wait.answer.send(answer);
+            } else {
+                self.waits.push(wait);
+            }
         }
     }
 
     /// Ends the waits for which the database has been out of reach for longer than a lease.
-    fn give_up(&self, waits: Vec<Wait>, error: &StoreError) -> Vec<Wait> {
-        let now = since_boot();
-        let bound = surely_over(self.lease.duration());
-        let (over, left) = waits.into_iter().partition(|wait| now > wait.since + bound);
-        answer(over, &Err(error.clone()));
-        left
-    }
-
-    fn lock_waits(&self) -> MutexGuard<'_, Waits> {
-        // No code panics while it changes the list, so poisoning is ignored.
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Answers the waits that are over, given what was read at `looked`. Returns the others. `registered` is the epoch in which
-/// this replica is registered: only then does everybody who may hold a lease have a row.
-fn settle(waits: Vec<Wait>, others: &Replicas, registered: Option<Uuid>, looked: Duration) -> Vec<Wait> {
-    let has_failed_over = |wait: &Wait| {
-        wait.epoch.is_none() || [others.change.epoch, registered].iter().any(|epoch| *epoch != wait.epoch)
-    };
-    let is_over = |wait: &Wait, replica: &Replica| {
-        replica.has_seen(wait.change.as_ref().unwrap_or(&others.change))
-            || looked > wait.since + surely_over(replica.lease)
-    };
-    let (failed, waits): (Vec<_>, Vec<_>) = waits.into_iter().partition(has_failed_over);
-    answer(failed, &Err(StoreError::FailedOver));
-    let (over, left) =
-        waits.into_iter().partition(|wait| others.replicas.iter().all(|replica| is_over(wait, replica)));
-    answer(over, &Ok(()));
-    left
-}
-
-fn answer(waits: Vec<Wait>, result: &Result<(), StoreError>) {
-    for wait in waits {
-        // Fails if the caller no longer waits.
-        let _ = wait.answer.send(result.clone());
+    fn give_up(&mut self, error: &StoreError) {
+        let bound = surely_over(self.watch.lease.duration());
+        let now = Moment::now();
+        for wait in std::mem::take(&mut self.waits) {
+            if now.at_least_since(wait.since) > bound {
+                let _ = wait.answer.send(Err(error.clone()));
+            } else {
+                self.waits.push(wait);
+            }
+        }
     }
 }
 
-struct CountOnDrop<'a>(&'a WaitCounters, Duration);
+/// The other replicas, as a statement that began at this moment read them.
+struct Others {
+    replicas: Vec<Replica>,
+    change: Change,
+    began: Moment,
+}
+
+impl Wait {
+    fn needs_the_others_to_read(&self) -> bool {
+        matches!(self.until, Until::AllHaveSeen(_))
+    }
+
+    /// The answer, if the wait is over. Only in the epoch in which this replica is registered does everybody who may hold a
+    /// lease have a row.
+    fn judge(&mut self, others: &Others, watch: &ReplicaWatch) -> Option<Result<(), StoreError>> {
+        let lease = &watch.lease;
+        if self.epoch.is_none() || [others.change.epoch, lease.epoch()].iter().any(|epoch| *epoch != self.epoch) {
+            return Some(Err(StoreError::FailedOver));
+        }
+        let waited = others.began.at_least_since(self.since);
+        let is_over = |replica: &Replica| waited > surely_over(replica.lease);
+        let is_done = match &mut self.until {
+            Until::AllHaveSeen(change) => {
+                let change = change.get_or_insert_with(|| others.change.clone());
+                // Until a commit shows that it was not, another server may have taken over before.
+                if watch.store.can_fail_over() && !lease.was_renewed_since(self.since) {
+                    return (waited > surely_over(lease.duration())).then_some(Err(StoreError::NoLease));
+                }
+                others.replicas.iter().all(|replica| replica.has_seen(change) || is_over(replica))
+            }
+            Until::EarlierLeasesAreOver => {
+                others.replicas.iter().all(|replica| replica.is_of(self.epoch) || is_over(replica))
+            }
+        };
+        is_done.then_some(Ok(()))
+    }
+}
+
+impl WatchCounters {
+    fn count(&self, others: &[Replica]) {
+        let oldest = others.iter().map(|replica| replica.renewed_at.timestamp_micros()).min();
+        self.others.store(others.len() as u64, Ordering::Relaxed);
+        self.oldest_renewal.store(oldest.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+struct CountOnDrop<'a>(&'a WatchCounters, Moment);
 
 impl Drop for CountOnDrop<'_> {
     fn drop(&mut self) {
-        let waited = since_boot().saturating_sub(self.1);
+        let waited = Moment::now().at_least_since(self.1);
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
         self.0.waits.fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.0.waited_micros.fetch_add(micros, Ordering::Relaxed);
-    }
-}
-
-/// Finds replicas whose leases are over because they no longer renew them.
-#[derive(Debug, Default)]
-pub(super) struct Reaper {
-    /// For each other replica, how often it has renewed its lease, and since when, since boot.
-    renewals: HashMap<Uuid, (i64, Duration)>,
-}
-
-impl Reaper {
-    /// Removes from the database the replicas that have not renewed their leases for as long as those last.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub(super) async fn run(&mut self, store: &Store, id: Uuid) -> Result<usize, StoreError> {
-        let others = store.replicas_except(id).await?.replicas;
-        let now = since_boot();
-        self.renewals.retain(|id, _| others.iter().any(|replica| replica.id == *id));
-        for replica in &others {
-            let (renewals, since) = self.renewals.entry(replica.id).or_insert((replica.renewals, now));
-            if *renewals != replica.renewals {
-                (*renewals, *since) = (replica.renewals, now);
-            } else if now > *since + surely_over(replica.lease) && store.remove_replica(replica, id).await? {
-                tracing::warn!(replica = %replica.id, "a replica no longer renews its lease; it is removed");
-            }
-        }
-        Ok(others.len())
     }
 }

@@ -4,18 +4,18 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{sync::Notify, task::JoinHandle};
 use uuid::Uuid;
 
-use super::{cache::VerifiedTokens, lease::Lease, replica_watch::Reaper, transitions::Transitions};
+use super::{cache::VerifiedTokens, lease::Lease, transitions::Transitions};
 use crate::{
-    clock::{Clock, since_boot},
-    store::{LogHead, Renewer, Store, StoreError},
+    clock::{Clock, Moment},
+    store::{Eviction, LogHead, LogRead, LogReader, Renewer, Store, StoreError},
 };
 
 /// What the tail has done since the start.
@@ -23,14 +23,14 @@ use crate::{
 pub(super) struct TailCounters {
     pub(super) events: AtomicU64,
     pub(super) epoch_changes: AtomicU64,
-    pub(super) other_replicas: AtomicU64,
-    /// When another replica last renewed its lease, of the one for which that is longest ago: microseconds since the Unix
-    /// epoch, or 0.
-    pub(super) oldest_renewal: AtomicI64,
 }
 
 /// How long ago the last read may be. Events stay in the log for an hour at least before they are purged.
 const LONGEST_GAP: Duration = Duration::from_secs(20 * 60);
+
+/// After so many reads in a row that took too long, there count as too many events to read: one read may merely have met a
+/// connection that hangs.
+const TOO_MANY_TIMEOUTS: u32 = 2;
 
 /// Follows the revocation log, and evicts from memory what it tells of.
 ///
@@ -39,45 +39,56 @@ const LONGEST_GAP: Duration = Duration::from_secs(20 * 60);
 /// (docs/decisions/0014-ok-means-everywhere.md).
 #[derive(Debug)]
 pub struct RevocationTail {
-    id: Uuid,
+    /// By which the others tell who wakes them.
+    waker: Uuid,
     store: Store,
     clock: Clock,
     verified: Arc<VerifiedTokens>,
     lease: Arc<Lease>,
     counters: Arc<TailCounters>,
-    /// How long a read may take.
+    /// How long a statement may take, so that one that hangs leaves time for another before the lease ends.
     bound: Duration,
-    is_registered: bool,
+    reader: LogReader,
+    /// The session that the reader has read in, and how many reads in a row took too long.
+    session: Option<Moment>,
+    timeouts: u32,
+    registration: Option<Registration>,
+    /// The id of an attempt to register whose answer was lost.
+    unanswered: Option<Uuid>,
     /// The epoch that was read last.
     epoch: Option<Uuid>,
-    /// The state of the log whose evictions are done; `None` before the first read.
-    head: Option<LogHead>,
-    /// When the last read and the last renewal began, since boot.
-    read_at: Duration,
-    renewed_at: Duration,
-    /// Whether other replicas may wait for this one to say what it has seen.
+    /// Whether other replicas, or a call of this one, may wait for a renewal.
     is_awaited: bool,
     renewal: Option<Renewal>,
     renewer: Option<Renewer>,
-    reaper: Reaper,
 }
 
-/// A renewal of the lease in progress, apart from the reads: its COMMIT may take long.
+/// A registration of this replica, and how far its lease is.
+#[derive(Debug)]
+struct Registration {
+    id: Uuid,
+    /// The state of the log whose evictions are done; `None` before the first read.
+    head: Option<LogHead>,
+    /// The state of the log that the last successful renewal reported. Of this, PostgreSQL uses no transaction id again.
+    reported: Option<LogHead>,
+    /// When the last read that counts began, if there was one.
+    read_at: Option<Moment>,
+    /// When the last successful renewal began, or the registration.
+    renewed_at: Moment,
+}
+
+/// A renewal of the lease in progress, apart from the reads: its COMMIT may take long. When it is dropped it goes on, within
+/// its bound, so that its backend does not wait for a standby for ever.
 #[derive(Debug)]
 struct Renewal {
-    began: Duration,
+    began: Moment,
+    seen: Option<LogHead>,
     task: JoinHandle<(Renewer, Result<bool, StoreError>)>,
-}
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl RevocationTail {
     pub(super) fn new(
-        id: Uuid,
+        waker: Uuid,
         store: Store,
         clock: Clock,
         verified: Arc<VerifiedTokens>,
@@ -86,36 +97,37 @@ impl RevocationTail {
         bound: Duration,
     ) -> Self {
         Self {
-            id,
+            waker,
+            reader: LogReader::new(store.clone()),
             store,
             clock,
             verified,
             lease,
             counters,
             bound,
-            is_registered: false,
+            session: None,
+            timeouts: 0,
+            registration: None,
+            unanswered: None,
             epoch: None,
-            head: None,
-            read_at: Duration::ZERO,
-            renewed_at: Duration::ZERO,
             is_awaited: false,
             renewal: None,
             renewer: None,
-            reaper: Reaper::default(),
         }
     }
 
-    /// Polls the log at this interval and whenever another replica asks for it, and renews the lease, for ever.
-    pub async fn follow(mut self, interval: Duration) {
+    /// Polls the log at this interval and whenever another replica asks for it, and renews the lease, until the lease is
+    /// closed.
+    pub(super) async fn follow(mut self, interval: Duration) {
         let mut log = Transitions::default();
         let woken = Notify::new();
-        let (id, store) = (self.id, self.store.clone());
-        let listen = || Box::pin(store.listen_for_others(id, &woken));
+        let (waker, store, lease) = (self.waker, self.store.clone(), Arc::clone(&self.lease));
+        let listen = || Box::pin(store.listen_for_others(waker, &woken));
         let mut listening = listen();
         let mut turns = tokio::time::interval(interval);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut relisten = false;
-        loop {
+        while !lease.is_closed() {
             tokio::select! {
                 _ = turns.tick() => {
                     if relisten {
@@ -124,12 +136,14 @@ impl RevocationTail {
                     }
                 }
                 () = woken.notified() => self.is_awaited = true,
+                () = lease.renewal_wanted.notified() => self.is_awaited = true,
                 // Again at the next turn, so that a database that refuses is not asked all the time.
                 _ = &mut listening, if !relisten => relisten = true,
                 renewed = finished(&mut self.renewal) => {
                     log.renewed(&renewed.result);
-                    self.after_renewal(renewed).await;
-                    continue;
+                    if !self.after_renewal(renewed) {
+                        continue;
+                    }
                 }
             }
             let polled = self.poll_once().await;
@@ -139,9 +153,6 @@ impl RevocationTail {
             log.clock(&self.clock);
             if polled.is_ok() {
                 self.renew_if_due();
-            } else {
-                // It would hang as well; and the next one finds the database as it is then.
-                self.renewal = None;
             }
         }
     }
@@ -154,27 +165,33 @@ impl RevocationTail {
     pub async fn poll_once(&mut self) -> Result<(), StoreError> {
         // Once more if this replica has to register anew.
         for _ in 0..2 {
-            self.register().await?;
-            let began = since_boot();
-            let head = within(self.bound, self.store.log_head(self.id)).await?;
+            let mut registration = match self.registration.take() {
+                Some(registration) => registration,
+                None => self.register().await?,
+            };
+            let (began, read) = match self.read(&mut registration).await {
+                Ok(read) => read,
+                Err(error) => {
+                    self.registration = Some(registration);
+                    return Err(error);
+                }
+            };
+            let LogRead { head, evictions } = read;
             match head.time {
-                Some(time) => self.clock.synchronise(time, began),
+                Some(time) => self.clock.synchronise(time, began.boot()),
                 None => self.clock.follow_system(),
             }
             let has_failed_over = self.epoch.is_some() && self.epoch != head.epoch;
-            self.epoch = head.epoch.or(self.epoch);
+            self.epoch = head.epoch;
             if head.is_registered && !has_failed_over {
-                self.evict(&head).await?;
+                self.evict(&registration, evictions);
                 self.lease.set_epoch(head.epoch);
-                self.count_others(&head);
-                self.is_awaited |= head.other_replicas > 0
-                    && self
-                        .head
-                        .as_ref()
-                        .is_none_or(|last| !self.store.can_fail_over() && head.is_ahead_of(last));
-                self.head = Some(head);
-                self.read_at = began;
-                self.extend_lease();
+                self.is_awaited |= !self.store.can_fail_over()
+                    && registration.head.as_ref().is_none_or(|last| head.is_ahead_of(last));
+                registration.head = Some(head);
+                registration.read_at = Some(began);
+                self.extend_lease(&mut registration);
+                self.registration = Some(registration);
                 return Ok(());
             }
             if has_failed_over {
@@ -189,144 +206,161 @@ impl RevocationTail {
         Err(StoreError::FailedOver)
     }
 
-    /// Registers this replica unless it is registered. That counts as a renewal.
-    async fn register(&mut self) -> Result<(), StoreError> {
-        if !self.is_registered {
-            let began = since_boot();
-            self.store.register_replica(self.id, self.lease.duration(), self.clock.now()).await?;
-            self.is_registered = true;
-            self.renewed_at = began;
+    /// Registers this replica under an id of its own. That counts as a renewal.
+    async fn register(&mut self) -> Result<Registration, StoreError> {
+        if self.lease.is_closed() {
+            return Err(StoreError::NoLease);
         }
-        Ok(())
+        let (id, began) = (Uuid::now_v7(), Moment::now());
+        let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone()));
+        let unanswered = self.unanswered.replace(id);
+        let (lease, now) = (self.lease.duration(), self.clock.now());
+        let registered = renewer.register(id, unanswered, lease, now, self.bound).await;
+        self.renewer = Some(renewer);
+        registered?;
+        self.unanswered = None;
+        self.lease.registers(id);
+        Ok(Registration { id, head: None, reported: None, read_at: None, renewed_at: began })
+    }
+
+    /// Reads the log, and returns when the read began. If the session was lost in which it was read before, PostgreSQL may
+    /// have crashed, and may have used transaction ids again beyond those that a renewal has reported.
+    async fn read(&mut self, registration: &mut Registration) -> Result<(Moment, LogRead), StoreError> {
+        self.reader.open(self.bound).await?;
+        if self.session != self.reader.session() {
+            registration.head = registration.reported.clone();
+            self.session = self.reader.session();
+        }
+        let is_recent = registration.read_at.is_some_and(|at| Moment::now().at_most_since(at) < LONGEST_GAP);
+        let may_continue = is_recent && self.timeouts < TOO_MANY_TIMEOUTS;
+        let from = registration.head.as_ref().filter(|_| may_continue);
+        let began = Moment::now();
+        let read = self.reader.read(registration.id, from, self.bound).await;
+        self.timeouts = if matches!(read, Err(StoreError::Timeout)) { self.timeouts + 1 } else { 0 };
+        Ok((began, read?))
     }
 
     /// Gives up the lease and everything in memory.
     fn start_over(&mut self) {
         self.lease.end();
         self.verified.evict_all();
-        self.head = None;
-        self.is_registered = false;
+        self.registration = None;
         self.renewal = None;
         self.renewer = None;
     }
 
     /// Evicts what was revoked since the last read.
-    async fn evict(&mut self, head: &LogHead) -> Result<(), StoreError> {
-        let is_recent = since_boot().saturating_sub(self.read_at) < LONGEST_GAP;
-        let evictions = match &self.head {
-            Some(from) if is_recent => match within(self.bound, self.store.evictions(from, head)).await {
-                Ok(evictions) => evictions,
-                // A timeout counts as too many events.
-                Err(StoreError::Timeout) => None,
-                Err(error) => return Err(error),
-            },
-            _ => None,
-        };
-        match evictions {
-            Some(evictions) => {
-                evictions.iter().for_each(|eviction| self.verified.evict(eviction));
-                self.counters.events.fetch_add(evictions.len() as u64, Ordering::Relaxed);
-                // Who revoked it waits.
-                self.is_awaited |= !evictions.is_empty() && head.other_replicas > 0;
-            }
+    fn evict(&mut self, registration: &Registration, evictions: Option<Vec<Eviction>>) {
+        if let Some(evictions) = evictions {
+            evictions.iter().for_each(|eviction| self.verified.evict(eviction));
+            self.counters.events.fetch_add(evictions.len() as u64, Ordering::Relaxed);
+            // Who revoked it waits.
+            self.is_awaited |= !evictions.is_empty();
+        } else {
             // After the head was read: what is stored from now on was looked up later than that, or is refused by its
             // ticket; and what is revoked later is found by the next read.
-            None => {
-                if self.head.is_some() {
-                    tracing::warn!(
-                        "evicted all tokens: too many revocations to read, or a restored database"
-                    );
-                }
-                self.is_awaited |= head.other_replicas > 0;
-                self.verified.evict_all();
+            if registration.head.is_some() {
+                tracing::warn!("evicted all tokens: too many revocations to read, or a restored database");
             }
+            self.verified.evict_all();
+            self.is_awaited = true;
         }
-        Ok(())
     }
 
-    fn count_others(&self, head: &LogHead) {
-        self.counters.other_replicas.store(head.other_replicas, Ordering::Relaxed);
-        let oldest = head.oldest_renewal.map_or(0, |at| at.timestamp_micros());
-        self.counters.oldest_renewal.store(oldest, Ordering::Relaxed);
-    }
-
-    fn extend_lease(&mut self) {
+    fn extend_lease(&self, registration: &mut Registration) {
+        let Some(read_at) = registration.read_at else { return };
         // Nobody can take a SQLite file away from its readers, and without another replica nobody removes this one's row.
-        if self.is_alone_on_a_file() {
-            self.renewed_at = self.read_at;
+        if registration.is_alone() {
+            registration.renewed_at = read_at;
         }
-        self.lease.extend(self.read_at, self.renewed_at);
+        self.lease.extend(read_at, registration.renewed_at);
     }
 
-    fn is_alone_on_a_file(&self) -> bool {
-        !self.store.can_fail_over() && self.head.as_ref().is_some_and(|head| head.other_replicas == 0)
-    }
-
-    /// Starts a renewal if a third of the lease has passed since the last one, or others wait for what was read.
+    /// Starts a renewal if a third of the lease has passed since the last one, or somebody waits for it.
     fn renew_if_due(&mut self) {
-        let Some(head) = self.head.clone() else { return };
-        let began = since_boot();
-        let is_due = !self.is_alone_on_a_file() && began >= self.renewed_at + self.lease.duration() / 3;
+        let Some(registration) = self.registration.as_ref().filter(|registration| !registration.is_alone())
+        else {
+            return;
+        };
+        let (Some(head), Some(read_at)) = (registration.head.clone(), registration.read_at) else { return };
+        let began = Moment::now();
+        let is_due = began.at_most_since(registration.renewed_at) >= self.lease.duration() / 3;
         if self.renewal.is_some() || !(is_due || self.is_awaited) {
             return;
         }
-        self.is_awaited = false;
-        let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone(), self.id));
-        let now = self.clock.now();
+        let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone()));
+        let (id, now, bound) = (registration.id, self.clock.now(), self.bound);
+        // What was read before the session was opened may be from before a crash.
+        let may_report = renewer.session().is_some_and(|opened_at| opened_at.boot() <= read_at.boot());
+        self.is_awaited &= !may_report;
+        let seen = may_report.then(|| head.clone());
         let task = tokio::spawn(async move {
-            let renewed = renewer.renew(&head, now).await;
+            let renewed = if may_report {
+                renewer.renew(id, &head, now, bound).await
+            } else {
+                renewer.open(bound).await.map(|()| true)
+            };
             (renewer, renewed)
         });
-        self.renewal = Some(Renewal { began, task });
+        self.renewal = Some(Renewal { began, seen, task });
     }
 
-    async fn after_renewal(&mut self, renewed: Renewed) {
+    /// Returns whether the log is to be read at once: a renewal, or another one, needs it.
+    fn after_renewal(&mut self, renewed: Renewed) -> bool {
         self.renewer = renewed.renewer;
-        match renewed.result {
-            Ok(true) => {
-                self.renewed_at = renewed.began;
-                self.extend_lease();
+        let Some(mut registration) = self.registration.take() else { return false };
+        match (renewed.result, renewed.seen) {
+            (Ok(true), Some(seen)) => {
+                registration.reported = Some(seen);
+                registration.renewed_at = renewed.began;
+                self.lease.is_renewed(renewed.began);
+                self.extend_lease(&mut registration);
+                self.registration = Some(registration);
                 // Others may have begun to wait meanwhile.
-                if self.is_awaited {
-                    self.renew_if_due();
-                }
+                self.is_awaited
+            }
+            // Only the session was opened.
+            (Ok(_), None) => {
+                self.registration = Some(registration);
+                true
             }
             // The next poll finds out why, and registers anew.
-            Ok(false) => self.start_over(),
-            Err(_) => {
-                self.is_awaited = true;
-                return;
+            (Ok(false), Some(_)) => {
+                self.start_over();
+                true
             }
-        }
-        let has_others = self.head.as_ref().is_some_and(|head| head.other_replicas > 0);
-        if has_others && let Err(error) = within(self.bound, self.reaper.run(&self.store, self.id)).await {
-            tracing::debug!(%error, "the other replicas cannot be read");
+            (Err(_), _) => {
+                self.is_awaited = true;
+                self.registration = Some(registration);
+                false
+            }
         }
     }
 }
 
-async fn within<T>(
-    bound: Duration,
-    reading: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(bound, reading).await.map_err(|_| StoreError::Timeout)?
+impl Registration {
+    /// Whether this replica is alone on a SQLite file.
+    fn is_alone(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.is_alone)
+    }
 }
 
 /// A renewal that has ended.
 struct Renewed {
-    began: Duration,
+    began: Moment,
+    seen: Option<LogHead>,
     renewer: Option<Renewer>,
     result: Result<bool, StoreError>,
 }
 
 /// Waits until the renewal in progress has ended; for ever without one.
 async fn finished(renewal: &mut Option<Renewal>) -> Renewed {
-    let Some(Renewal { began, task }) = renewal else { return std::future::pending().await };
+    let Some(Renewal { began, task, .. }) = renewal else { return std::future::pending().await };
     let began = *began;
     let (renewer, result) = match task.await {
         Ok((renewer, result)) => (Some(renewer), result),
         Err(_) => (None, Err(StoreError::Interrupted)),
     };
-    *renewal = None;
-    Renewed { began, renewer, result }
+    let seen = renewal.take().and_then(|mut renewal| renewal.seen.take());
+    Renewed { began, seen, renewer, result }
 }

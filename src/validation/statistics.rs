@@ -42,8 +42,8 @@ impl Authenticator {
             lease: self.lease.remaining(),
             events_read: self.tail.events.load(Ordering::Relaxed),
             epoch_changes: self.tail.epoch_changes.load(Ordering::Relaxed),
-            other_replicas: self.tail.other_replicas.load(Ordering::Relaxed),
-            oldest_renewal: match self.tail.oldest_renewal.load(Ordering::Relaxed) {
+            other_replicas: self.replicas.counters.others.load(Ordering::Relaxed),
+            oldest_renewal: match self.replicas.counters.oldest_renewal.load(Ordering::Relaxed) {
                 0 => None,
                 micros => DateTime::from_timestamp_micros(micros),
             },

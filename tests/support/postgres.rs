@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use tempfile::TempDir;
 
 use super::{database, guarded_process::GuardedProcess, tools};
@@ -131,6 +131,24 @@ impl Postgres {
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         admin.close().await.unwrap();
         self.url(&name)
+    }
+
+    /// Makes commits wait for this standby; without a name, for none.
+    pub async fn wait_for_standby(&self, name: &str) {
+        let admin = database::connect(self.url("postgres")).await;
+        for sql in [
+            "SET synchronous_commit = local".to_owned(),
+            format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"),
+            "SELECT pg_reload_conf()".to_owned(),
+        ] {
+            admin.execute_unprepared(&sql).await.unwrap();
+        }
+        super::until("the setting", || async {
+            let shown = Statement::from_string(DbBackend::Postgres, "SHOW synchronous_standby_names");
+            let row = admin.query_one_raw(shown).await.unwrap().unwrap();
+            (row.try_get_by_index::<String>(0).unwrap() == name).then_some(())
+        })
+        .await;
     }
 
     /// The port that it listens on.

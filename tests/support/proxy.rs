@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::postgres::Postgres;
+use super::{App, postgres::Postgres};
 
 /// A proxy on a free port.
 pub struct Proxy {
@@ -54,6 +54,14 @@ impl Proxy {
         let (_, name) = url.rsplit_once('/').unwrap();
         let proxy = Self::to(Postgres::shared().port()).await;
         let url = format!("postgres://postgres@{}/{name}", proxy.addr);
+        (proxy, url)
+    }
+
+    /// Starts a proxy to the database of `app`, which is on the shared PostgreSQL, and returns it with the URL of the database
+    /// through it.
+    pub async fn to_database_of(app: &App) -> (Self, String) {
+        let proxy = Self::to(Postgres::shared().port()).await;
+        let url = format!("postgres://postgres@{}/{}", proxy.addr, app.url.rsplit('/').next().unwrap());
         (proxy, url)
     }
 
