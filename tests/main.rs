@@ -40,6 +40,8 @@ mod delete_token;
 mod discovery;
 /// Environment variables: mistyped ones are refused, and switches are understood in every usual form.
 mod environment;
+/// A database that crashed, was started anew or was copied hides no revocation.
+mod epochs;
 /// UserDeleted over HTTP: 202 when it is committed, 400 if it can never be, 503 if it cannot be now.
 mod events_by_http;
 /// UserDeleted over NATS: every form of the message is handled, and none is lost.
@@ -124,6 +126,8 @@ mod revocations;
 mod secrecy;
 /// SIGTERM lets calls finish, within a bound.
 mod shutdown;
+/// Connections that hang, and commits that never end, cost neither answers nor the connections of others.
+mod stuck_connections;
 /// Both listeners are encrypted, certificates are renewed without a restart, and callers are recognised by theirs.
 mod tls;
 /// Kubernetes' webhook for bearer tokens.

@@ -36,7 +36,8 @@ async fn pause_until_removed(app: &App, replica: &Process) {
 }
 
 async fn rows(app: &App, count: i64) {
-    until("the rows of the replicas", || async { (app.count("replicas").await == count).then_some(()) }).await;
+    until("the rows of the replicas", || async { (app.count("replicas").await == count).then_some(()) })
+        .await;
 }
 
 async fn deletion_takes(app: &App, name: &str) -> Duration {

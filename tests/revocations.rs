@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::support::{
     App,
     Database::{self, Postgres},
-    database::SOME_TIME,
+    database::{SOME_TIME, connect},
     on_both_databases, postgres,
     proxy::Proxy,
     soon, until,
@@ -298,4 +298,27 @@ async fn a_log_that_became_shorter_evicts_everything() {
         (app.validate(&secret).await.unwrap().name == "restored").then_some(())
     })
     .await;
+}
+
+/// Transactions of other databases, and their subtransactions, use up ids, and are none of this one's concern.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_neighbour_in_the_cluster_empties_no_cache() {
+    let app = App::start(Postgres).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    app.validate(&secret).await.unwrap();
+    app.sql("UPDATE tokens SET name = 'changed'").await;
+    let neighbour = connect(postgres::Postgres::shared().create_database().await).await;
+    neighbour.execute_unprepared("CREATE TABLE rows (n int)").await.unwrap();
+    let busy = "DO $$ BEGIN FOR n IN 1..10100 LOOP \
+                BEGIN INSERT INTO rows VALUES (n); EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$";
+    neighbour.execute_unprepared(busy).await.unwrap();
+    let reads = app.metric("latchkey_revocation_events_read_total").await;
+    // One that is read after it.
+    let (id, _) = app.issue("bob", "two").await;
+    app.delete("bob", &id).await.unwrap();
+    until("a read", || async {
+        (app.metric("latchkey_revocation_events_read_total").await > reads).then_some(())
+    })
+    .await;
+    assert_eq!(app.validate(&secret).await.unwrap().name, "one", "from memory");
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{
-    Reason, RegistryError, TokenRegistry, Transport, token_registry::Origin, validate::judge,
-};
+use super::{Reason, RegistryError, TokenRegistry, Transport, token_registry::Origin, validate::judge};
 use crate::{
     caller::Caller,
     store::{CommitGate, Event, EventKind, Eviction, StoreError, WriteTransaction},
@@ -46,7 +44,8 @@ impl TokenRegistry {
                 authenticator.evict(&Eviction::Token(id));
                 return Ok((epoch, false));
             }
-            let epoch = transaction.record(origin.event(EventKind::TokenRevoked, &user, id, now)).await?.epoch;
+            let epoch =
+                transaction.record(origin.event(EventKind::TokenRevoked, &user, id, now)).await?.epoch;
             authenticator.check_epoch(epoch)?;
             let committed = commit_and_evict(transaction, &gate, &authenticator, &Eviction::Token(id)).await;
             let (user_id, token_id) = (user.as_str(), id);

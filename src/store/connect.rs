@@ -39,10 +39,24 @@ pub enum DatabaseUrl {
     Postgres(Box<PgConnectOptions>),
 }
 
-/// The text is no URL of a database; says nothing of the text, which may hold a password.
+/// Why a text is no URL of a database; says nothing of the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-pub struct DatabaseUrlError;
+pub enum DatabaseUrlError {
+    /// It is none at all.
+    #[error("must be sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Form,
+    /// It names several servers.
+    #[error(
+        "names several hosts; give one address that leads to the primary, such as that of a proxy (HAProxy with Patroni) or \
+         a service of Kubernetes"
+    )]
+    SeveralHosts,
+    /// It asks for a standby.
+    #[error(
+        "target_session_attrs: only the primary is used; leave it out, or set it to read-write, primary or any"
+    )]
+    Standby,
+}
 
 impl FromStr for DatabaseUrl {
     type Err = DatabaseUrlError;
@@ -51,15 +65,37 @@ impl FromStr for DatabaseUrl {
         if let Some(path) = url.strip_prefix("sqlite:") {
             if path.contains(":memory:") || path.contains("mode=memory") || path.trim_matches('/').is_empty()
             {
-                return Err(DatabaseUrlError);
+                return Err(DatabaseUrlError::Form);
             }
-            url.parse().map(Box::new).map(Self::Sqlite).map_err(|_| DatabaseUrlError)
+            url.parse().map(Box::new).map(Self::Sqlite).map_err(|_| DatabaseUrlError::Form)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            url.parse().map(Box::new).map(Self::Postgres).map_err(|_| DatabaseUrlError)
+            check_libpq(url)?;
+            url.parse().map(Box::new).map(Self::Postgres).map_err(|_| DatabaseUrlError::Form)
         } else {
-            Err(DatabaseUrlError)
+            Err(DatabaseUrlError::Form)
         }
     }
+}
+
+/// Refuses what libpq allows in a URL and sqlx would misread or ignore.
+fn check_libpq(url: &str) -> Result<(), DatabaseUrlError> {
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
+    let hosts = address.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    // The password ends at the last @; it may have commas.
+    if hosts.rsplit('@').next().is_some_and(|hosts| hosts.contains(',')) {
+        return Err(DatabaseUrlError::SeveralHosts);
+    }
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match (&*key, &*value) {
+            ("host" | "hostaddr" | "port", value) if value.contains(',') => {
+                return Err(DatabaseUrlError::SeveralHosts);
+            }
+            ("target_session_attrs", "any" | "read-write" | "primary") => {}
+            ("target_session_attrs", _) => return Err(DatabaseUrlError::Standby),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// As people may see it: the file, or host, port and name of the database.
@@ -233,4 +269,29 @@ pub fn create_private_folder(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_hosts_and_standbys_are_refused_by_name() {
+        for (url, expected) in [
+            ("postgres://u:p@one:1,two:2/d", Err(DatabaseUrlError::SeveralHosts)),
+            ("postgres://one,two/d", Err(DatabaseUrlError::SeveralHosts)),
+            ("postgres:///d?host=one,two", Err(DatabaseUrlError::SeveralHosts)),
+            ("postgres://u@h/d?target_session_attrs=standby", Err(DatabaseUrlError::Standby)),
+            ("postgres://u@h/d?target_session_attrs=prefer-standby", Err(DatabaseUrlError::Standby)),
+            ("postgres://u@h/d?target_session_attrs=read-write", Ok(())),
+            ("postgres://u:p%2Cq@h/d?target_session_attrs=primary&sslmode=require", Ok(())),
+            ("postgres://u:p,q@h/d", Ok(())),
+            ("mysql://u@h/d", Err(DatabaseUrlError::Form)),
+        ] {
+            assert_eq!(url.parse::<DatabaseUrl>().map(drop), expected, "{url}");
+        }
+        for error in [DatabaseUrlError::SeveralHosts, DatabaseUrlError::Standby] {
+            assert!(error.to_string().contains("primary"), "{error}");
+        }
+    }
 }

@@ -10,15 +10,12 @@ use sea_orm::sqlx::{
 use super::{PoolLimits, reachability::Reachability};
 
 /// A connection that was idle for longer is pinged before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-
-/// A connection that was idle for longer, or is older, is closed instead of being used.
 ///
-/// sqlx has a task that does this, but not safely: it loops as often as a counter of idle connections says, and that counter
-/// is below zero for a moment when a connection is taken while another thread returns it. The task then loops 2^64 times
-/// (seen: a thread at 100 % for good). So that task is switched off, and this is checked when a connection is taken.
-const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
-const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+/// None is closed for its age: while a neighbour takes every connection that the server allows, there would not be another.
+/// sqlx's own task that closes old ones is switched off for another reason too: it loops as often as a counter of idle
+/// connections says, and that counter is below zero for a moment when a connection is taken while another thread returns it.
+/// The task then loops 2^64 times (seen: a thread at 100 % for good).
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// How many connections a pool has, by state.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +86,7 @@ pub(super) fn postgres_lookups(
         .before_acquire(move |connection: &mut PgConnection, idle| {
             let outlived_an_outage = reachability.had_outage_within(idle.age);
             Box::pin(async move {
-                if outlived_an_outage || idle.age > MAX_AGE || idle.idle_for > MAX_IDLE {
+                if outlived_an_outage {
                     return Ok(false);
                 }
                 if idle.idle_for > TRUSTED_IDLE {

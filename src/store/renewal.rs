@@ -121,8 +121,13 @@ impl Renewer {
                 session.execute(query.bind(seen.epoch).bind(self.attempts), bound).await?
             }
             None => {
-                let values =
-                    [registration.into(), position.into(), now.into(), seen.epoch.into(), self.attempts.into()];
+                let values = [
+                    registration.into(),
+                    position.into(),
+                    now.into(),
+                    seen.epoch.into(),
+                    self.attempts.into(),
+                ];
                 let update = Statement::from_sql_and_values(DbBackend::Sqlite, RENEW, values);
                 self.store.bounded(self.store.writes.execute_raw(update)).await?.rows_affected()
             }

@@ -95,7 +95,9 @@ impl ReplicaReader {
         let Some(session) = &mut self.session else { return self.store.replicas().await };
         // The notification is sent when this statement, a transaction, has ended. It does not wait for the disk.
         let woken = match waker {
-            Some(_) => format!("(SELECT pg_notify('{CHANNEL}', $1::text), {})", without_waiting(DbBackend::Postgres)),
+            Some(_) => {
+                format!("(SELECT pg_notify('{CHANNEL}', $1::text), {})", without_waiting(DbBackend::Postgres))
+            }
             None => "(SELECT $1::text)".to_owned(),
         };
         let sql = rows_from(DbBackend::Postgres, &woken);

@@ -165,7 +165,9 @@ async fn read_postgres(
     let since = from.and_then(|from| from.position.as_snapshot());
     let rows = match since {
         None => {
-            let sql = format!("SELECT head.*, NULL AS user_id, NULL::uuid AS token_id FROM (SELECT {columns}) AS head");
+            let sql = format!(
+                "SELECT head.*, NULL AS user_id, NULL::uuid AS token_id FROM (SELECT {columns}) AS head"
+            );
             session.fetch(sqlx::query(AssertSqlSafe(sql)).bind(registration), bound).await?
         }
         Some(since) => {

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError, WriteTransaction,
-    transaction::without_waiting,
     entity::{
         tokens::{ActiveModel, Column, Entity, Model},
         users,
     },
+    transaction::without_waiting,
 };
 use crate::credentials::{SecretHash, Tag};
 use crate::token::{Scopes, Token, TokenName, UserId};

@@ -62,8 +62,9 @@ mod tests {
     fn a_replica_that_does_not_renew_for_its_lease_stands_still() {
         let (this, other) = (Uuid::now_v7(), Uuid::now_v7());
         let mut notes = ReplicaNotes::default();
-        let mut stands_still =
-            |id, renewals, seconds| notes.note(this, &[Replica::of(id, renewals, LEASE)], at(seconds)).len() == 1;
+        let mut stands_still = |id, renewals, seconds| {
+            notes.note(this, &[Replica::of(id, renewals, LEASE)], at(seconds)).len() == 1
+        };
         assert!(!stands_still(other, 3, 100));
         assert!(!stands_still(other, 3, 105));
         assert!(stands_still(other, 3, 106));
@@ -77,8 +78,9 @@ mod tests {
         let (this, again) = (Uuid::now_v7(), Uuid::now_v7());
         let [first, second] = [Uuid::now_v7(), Uuid::now_v7()].map(|id| Replica::of(id, 0, LEASE));
         let mut notes = ReplicaNotes::default();
-        let mut stands_still =
-            |this, replica: &Replica, seconds| notes.note(this, std::slice::from_ref(replica), at(seconds)).len() == 1;
+        let mut stands_still = |this, replica: &Replica, seconds| {
+            notes.note(this, std::slice::from_ref(replica), at(seconds)).len() == 1
+        };
         stands_still(this, &first, 100);
         assert!(!stands_still(this, &second, 106), "another registration of the other replica");
         assert!(!stands_still(this, &first, 112), "forgotten meanwhile");

@@ -259,7 +259,9 @@ impl Wait {
     /// lease have a row.
     fn judge(&mut self, others: &Others, watch: &ReplicaWatch) -> Option<Result<(), StoreError>> {
         let lease = &watch.lease;
-        if self.epoch.is_none() || [others.change.epoch, lease.epoch()].iter().any(|epoch| *epoch != self.epoch) {
+        if self.epoch.is_none()
+            || [others.change.epoch, lease.epoch()].iter().any(|epoch| *epoch != self.epoch)
+        {
             return Some(Err(StoreError::FailedOver));
         }
         let waited = others.began.at_least_since(self.since);

@@ -1,6 +1,10 @@
 //! A TCP proxy that fails in the ways in which a network does.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -20,6 +24,7 @@ pub struct Proxy {
     /// Counts how often all connections were cut.
     cuts: watch::Sender<u64>,
     port: watch::Sender<u16>,
+    connections: Connections,
 }
 
 /// What happens to bytes on their way.
@@ -30,6 +35,15 @@ struct Network {
     refuses: bool,
     holds: bool,
     delay: Duration,
+}
+
+/// What each connection has sent, and whether it is silent from now on.
+type Connections = Arc<Mutex<Vec<Connection>>>;
+
+#[derive(Default)]
+struct Connection {
+    sent: Vec<u8>,
+    is_silent: bool,
 }
 
 const SOUND: Network = Network {
@@ -72,22 +86,28 @@ impl Proxy {
         let (network, state) = watch::channel(SOUND);
         let (cuts, cut) = watch::channel(0);
         let (port, target) = watch::channel(port);
+        let connections = Connections::default();
+        let opened = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if state.borrow().refuses {
                     continue;
                 }
+                let mut all = opened.lock().unwrap();
+                all.push(Connection::default());
+                let connection = (Arc::clone(&opened), all.len() - 1);
+                drop(all);
                 let (state, mut cut, port) = (state.clone(), cut.clone(), *target.borrow());
                 cut.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = connect(client, port, state) => {}
+                        _ = connect(client, port, state, connection) => {}
                         _ = cut.changed() => {}
                     }
                 });
             }
         });
-        Self { addr, network, cuts, port }
+        Self { addr, network, cuts, port, connections }
     }
 
     /// Forwards new connections to another port.
@@ -121,13 +141,27 @@ impl Proxy {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Drops from now on what the connections send that have sent this text so far, and returns how many those are.
+    pub fn silence_senders_of(&self, text: &str) -> usize {
+        let mut connections = self.connections.lock().unwrap();
+        let sent = |connection: &&mut Connection| {
+            connection.sent.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        connections.iter_mut().filter(sent).map(|connection| connection.is_silent = true).count()
+    }
+
     /// Forwards everything again; what was dropped is lost.
     pub fn pass_requests(&self) {
         self.network.send_replace(SOUND);
     }
 }
 
-async fn connect(client: TcpStream, port: u16, state: watch::Receiver<Network>) -> std::io::Result<()> {
+async fn connect(
+    client: TcpStream,
+    port: u16,
+    state: watch::Receiver<Network>,
+    connection: (Connections, usize),
+) -> std::io::Result<()> {
     let server = TcpStream::connect(("127.0.0.1", port)).await?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
@@ -136,8 +170,8 @@ async fn connect(client: TcpStream, port: u16, state: watch::Receiver<Network>) 
     let (from_server, to_server) = server.into_split();
     // When one side closes, the other one is closed too.
     tokio::select! {
-        ended = forward(from_client, to_server, Direction::Requests, state.clone()) => ended,
-        ended = forward(from_server, to_client, Direction::Answers, state) => ended,
+        ended = forward(from_client, to_server, Direction::Requests, state.clone(), &connection) => ended,
+        ended = forward(from_server, to_client, Direction::Answers, state, &connection) => ended,
     }
 }
 
@@ -146,6 +180,7 @@ async fn forward(
     mut to: OwnedWriteHalf,
     direction: Direction,
     mut state: watch::Receiver<Network>,
+    (connections, index): &(Connections, usize),
 ) -> std::io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -161,7 +196,11 @@ async fn forward(
             tokio::time::sleep(network.delay).await;
         }
         let is_dropped = match direction {
-            Direction::Requests => network.drops_requests,
+            Direction::Requests => {
+                let connection = &mut connections.lock().unwrap()[*index];
+                connection.sent.extend_from_slice(&buffer[..length]);
+                network.drops_requests || connection.is_silent
+            }
             Direction::Answers => network.drops_answers,
         };
         if !is_dropped {
