@@ -93,6 +93,11 @@ impl TokenRegistry {
         self.authenticator.can_answer()
     }
 
+    /// Whether this replica has a lease and has read the revocation log of PostgreSQL within this time.
+    pub fn has_read_revocations_within(&self, time: Duration) -> bool {
+        self.authenticator.has_read_within(time)
+    }
+
     /// The id of the registration of this replica: a new one at each start, and each time that it registers anew.
     pub fn replica_id(&self) -> Uuid {
         self.authenticator.registration()

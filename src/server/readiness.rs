@@ -19,6 +19,8 @@ use crate::{
 /// How often the database is checked, and how long it has for an answer.
 const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is asked although the revocation log was read a moment ago, which says the same of all but the schema.
+const FULL_CHECK: Duration = Duration::from_secs(5);
 /// The longest pause between two tries to prepare the database.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -33,6 +35,8 @@ pub(super) struct DatabaseWatch {
     prepared: bool,
     /// When to try again to prepare the database, and the pause after that.
     retry: (Instant, Duration),
+    /// When the database was last asked, and answered.
+    checked_at: Option<Instant>,
 }
 
 impl DatabaseWatch {
@@ -55,6 +59,7 @@ impl DatabaseWatch {
             serving: prepared,
             prepared,
             retry: (Instant::now(), INTERVAL),
+            checked_at: None,
         }
     }
 
@@ -84,6 +89,17 @@ impl DatabaseWatch {
     }
 
     async fn check(&mut self) -> Result<(), StoreError> {
+        let is_recent = self.checked_at.is_some_and(|at| at.elapsed() < FULL_CHECK);
+        if self.serving && is_recent && self.registry.has_read_revocations_within(INTERVAL) {
+            return Ok(());
+        }
+        self.checked_at = None;
+        self.ask().await?;
+        self.checked_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn ask(&mut self) -> Result<(), StoreError> {
         let checked = self.store.check(TIMEOUT).await;
         if self.must_prepare(&checked) {
             self.prepare().await?;

@@ -200,10 +200,8 @@ async fn connect_when_free(
     }
 }
 
-/// One connection and a spare. sqlx pings a connection on its way back to the pool without a bound; one that begins to hang
-/// at that very moment is lost to the pool until TCP gives up on it.
-const WITH_SPARE: u32 = 2;
-/// Listening for other replicas, listing them or ending stuck backends, and a spare.
+/// Listening for other replicas, the health check, and a spare. sqlx pings a connection on its way back to the pool without a
+/// bound; one that begins to hang at that very moment is lost to the pool until TCP gives up on it.
 const LOG_CONNECTIONS: u32 = 3;
 
 fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
@@ -227,7 +225,7 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     // Lookups have half of the connections, and writes and lists the other half.
     let lookups = PoolLimits { connections: limits.connections.div_ceil(2), ..limits };
     let main_connections = (limits.connections / 2).max(1);
-    let main = pool(main_connections);
+    let (main, log) = (pool(main_connections), pool(LOG_CONNECTIONS));
     Store {
         lookups: LookupPool::Postgres(
             pool::postgres_lookups(lookups, PING_TIMEOUT, Arc::clone(&reachability))
@@ -236,8 +234,8 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         half_of_lookups: half(lookups.connections),
         writes: main.clone(),
         reads: main,
-        log: pool(LOG_CONNECTIONS),
-        health: pool(WITH_SPARE),
+        health: log.clone(),
+        log,
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(main_connections as usize)),

@@ -1,9 +1,9 @@
 //! The database: the only place that knows SQL.
 //!
 //! SQLite allows one writer at a time, so writes have a pool of one connection there and queue fairly for it instead of
-//! polling for the lock; reads go on beside them (WAL). On PostgreSQL lookups have a pool of their own. The revocation log
-//! and the health check have connections of their own, and so has the renewal of the lease on PostgreSQL: however busy the
-//! others are, revocations are seen and the answer is true.
+//! polling for the lock; reads go on beside them (WAL). On PostgreSQL lookups have a pool of their own. The revocation log,
+//! the renewal of the lease, the other replicas and the health check have connections apart from those: however busy they
+//! are, revocations are seen and the answer is true.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +51,6 @@ impl Store {
                 PoolState::of("lookups", lookups),
                 postgres("main", &self.writes),
                 postgres("log", &self.log),
-                postgres("health", &self.health),
             ],
         }
     }

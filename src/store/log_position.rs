@@ -117,10 +117,6 @@ mod tests {
 
     use super::*;
 
-    fn snapshot(text: &str) -> Snapshot {
-        Snapshot::parse(text).unwrap()
-    }
-
     #[test]
     fn a_position_is_read_in_its_stored_form_only() {
         assert_eq!(Position::parse("7").unwrap(), Position::Id(7));

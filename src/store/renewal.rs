@@ -9,7 +9,9 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{LogHead, Store, StoreError, epoch, log_position, session::Session};
+use super::{
+    LogHead, Store, StoreError, epoch, log_position, session::Session, transaction::without_waiting,
+};
 use crate::clock::Moment;
 
 /// Writes the row of one replica. On PostgreSQL over a connection of its own.
@@ -26,6 +28,10 @@ const COLUMNS: &str = "replicas (id, renewals, lease_millis, renewed_at, seen, e
 
 const RENEW: &str = "UPDATE replicas SET renewals = $5, seen = $2, renewed_at = $3 \
                      WHERE id = $1 AND renewals < $5 AND epoch = $4";
+
+/// The same without a renewal, and without waiting for the disk or a standby: what a crash loses of it, others have to wait
+/// for again.
+const REPORT: &str = "UPDATE replicas SET seen = $2 WHERE id = $1 AND epoch = $3";
 
 impl Renewer {
     /// Returns the renewer of a replica.
@@ -133,5 +139,24 @@ impl Renewer {
             }
         };
         Ok(renewed == 1)
+    }
+
+    /// Tells the others that the replica with this registration has evicted everything up to `seen`, as [`Renewer::renew`]
+    /// does, but renews nothing. Only on PostgreSQL.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`]; the others may know it all the same.
+    pub async fn report(
+        &mut self,
+        registration: Uuid,
+        seen: &LogHead,
+        bound: Duration,
+    ) -> Result<bool, StoreError> {
+        let Some(session) = &mut self.session else { return Err(StoreError::Interrupted) };
+        let condition = without_waiting(DbBackend::Postgres);
+        let sql = format!("{REPORT} AND {} = $3 AND {condition}", epoch::PRESENT);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(seen.position.to_text());
+        Ok(session.execute(query.bind(seen.epoch), bound).await? == 1)
     }
 }

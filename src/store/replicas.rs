@@ -136,6 +136,22 @@ impl ReplicaReader {
         };
         Ok(removed == 1)
     }
+
+    /// Removes the replica that reads, which has no lease any more.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn remove_own(&mut self, id: Uuid, bound: Duration) -> Result<(), StoreError> {
+        let Some(session) = &mut self.session else { return self.store.deregister_replica(id).await };
+        session.execute(sqlx::query(AssertSqlSafe(delete_own(DbBackend::Postgres))).bind(id), bound).await?;
+        Ok(())
+    }
+}
+
+/// Removes the replica $1.
+fn delete_own(backend: DbBackend) -> String {
+    format!("DELETE FROM replicas WHERE id = $1 AND {}", without_waiting(backend))
 }
 
 impl Store {
@@ -150,8 +166,7 @@ impl Store {
     ///
     /// See [`StoreError`].
     pub async fn deregister_replica(&self, id: Uuid) -> Result<(), StoreError> {
-        let condition = without_waiting(self.writes.get_database_backend());
-        let sql = format!("DELETE FROM replicas WHERE id = $1 AND {condition}");
+        let sql = delete_own(self.writes.get_database_backend());
         let delete = self.write_statement(&sql, [id.into()]);
         self.bounded(self.writes.execute_raw(delete)).await?;
         Ok(())

@@ -36,6 +36,10 @@ pub(super) struct Lease {
 #[derive(Clone, Copy, Debug, Default)]
 struct Registration {
     id: Uuid,
+    /// Its lease is over for good.
+    is_void: bool,
+    /// When the last read of the log that counts began, if there was one.
+    read_at: Option<Moment>,
     /// When the last successful renewal began, if there was one.
     renewed_at: Option<Moment>,
 }
@@ -99,7 +103,7 @@ impl Lease {
 
     /// This replica has registered under this id. It has no lease yet.
     pub(super) fn registers(&self, id: Uuid) {
-        *self.lock_registration() = Registration { id, renewed_at: None };
+        *self.lock_registration() = Registration { id, ..Registration::default() };
     }
 
     /// A renewal has succeeded that began at this moment.
@@ -107,23 +111,44 @@ impl Lease {
         self.lock_registration().renewed_at = Some(began);
     }
 
-    /// Extends the lease. Everything that was revoked before `read` is evicted; `renewed` is when the last successful
-    /// renewal began, or the registration.
-    pub(super) fn extend(&self, read: Moment, renewed: Moment) {
-        if self.is_closed() {
-            return;
+    /// Extends the lease of the registration `id`, and returns whether it did: not once it is void. Everything that was
+    /// revoked before `read` is evicted; `renewed` is when the last successful renewal began, or the registration.
+    pub(super) fn extend(&self, id: Uuid, read: Moment, renewed: Moment) -> bool {
+        let mut registration = self.lock_registration();
+        if self.is_closed() || registration.is_void || registration.id != id {
+            return false;
         }
+        registration.read_at = Some(read);
         self.last_read.store(millis(read.boot()), Ordering::Release);
         let from = read.min(renewed);
         self.ends_at_boot.store(millis(from.boot() + self.duration), Ordering::Release);
         self.ends_at_raw.store(millis(from.raw() + self.duration), Ordering::Release);
+        true
+    }
+
+    /// Ends the lease for good if its last read of the log began longer ago than `bound`, and returns the registration,
+    /// whose row can then be removed: nobody has to wait for it.
+    pub(super) fn give_up_if_behind(&self, bound: Duration) -> Option<Uuid> {
+        let mut registration = self.lock_registration();
+        let is_behind =
+            registration.read_at.is_some_and(|read_at| Moment::now().at_least_since(read_at) > bound);
+        if registration.is_void || !is_behind {
+            return None;
+        }
+        self.void(&mut registration);
+        Some(registration.id)
     }
 
     /// Ends the lease at once. This replica counts as not registered.
     pub(super) fn end(&self) {
+        self.void(&mut self.lock_registration());
+    }
+
+    fn void(&self, registration: &mut Registration) {
+        registration.is_void = true;
+        registration.renewed_at = None;
         self.ends_at_boot.store(0, Ordering::Release);
         self.ends_at_raw.store(0, Ordering::Release);
-        self.lock_registration().renewed_at = None;
         self.epoch.send_replace(None);
     }
 
@@ -165,18 +190,19 @@ mod tests {
 
     #[test]
     fn it_lasts_for_its_duration_from_the_earlier_of_read_and_renewal() {
-        let lease = Lease::new(LEASE);
+        let id = Uuid::now_v7();
+        let lease = registered(LEASE, id);
         assert!(!lease.holds(), "nothing was read yet");
         let (now, earlier) = (Moment::now(), ago(Duration::from_secs(6)));
         for (read, renewed, holds) in [(now, now, true), (now, earlier, false), (earlier, now, false)] {
-            lease.extend(read, renewed);
+            assert!(lease.extend(id, read, renewed));
             assert_eq!(lease.holds(), holds, "{read:?} {renewed:?}");
         }
-        lease.extend(now, now);
+        lease.extend(id, now, now);
         lease.end();
         assert!(!lease.holds());
-        let lease = Lease::new(Duration::ZERO);
-        lease.extend(Moment::now(), Moment::now());
+        let lease = registered(Duration::ZERO, id);
+        lease.extend(id, Moment::now(), Moment::now());
         assert!(!lease.holds());
     }
 
@@ -186,25 +212,49 @@ mod tests {
         let now = Moment::now();
         let earlier = ago(Duration::from_secs(6));
         for begun in [Moment::new(now.boot(), earlier.raw()), Moment::new(earlier.boot(), now.raw())] {
-            let lease = Lease::new(LEASE);
-            lease.extend(begun, begun);
+            let id = Uuid::now_v7();
+            let lease = registered(LEASE, id);
+            lease.extend(id, begun, begun);
             assert!(!lease.holds(), "{begun:?}");
         }
     }
 
     #[test]
-    fn it_is_not_extended_once_it_is_closed() {
-        let lease = Lease::new(LEASE);
-        lease.close();
-        lease.extend(Moment::now(), Moment::now());
+    fn it_is_not_extended_once_its_registration_is_void() {
+        let (now, id) = (Moment::now(), Uuid::now_v7());
+        type End = fn(&Lease);
+        let ends: [End; 4] = [
+            |lease| lease.end(),
+            |lease| lease.close(),
+            |lease| lease.registers(Uuid::now_v7()),
+            |lease| assert!(lease.give_up_if_behind(Duration::ZERO).is_some()),
+        ];
+        for end in ends {
+            let lease = registered(LEASE, id);
+            assert!(lease.extend(id, now, now));
+            end(&lease);
+            assert!(!lease.extend(id, now, now));
+        }
+    }
+
+    #[test]
+    fn who_has_read_lately_gives_nothing_up() {
+        let id = Uuid::now_v7();
+        let lease = registered(LEASE, id);
+        assert_eq!(lease.give_up_if_behind(LEASE), None, "nothing was read yet");
+        lease.extend(id, Moment::now(), Moment::now());
+        assert_eq!(lease.give_up_if_behind(LEASE), None);
+        assert!(lease.holds());
+        lease.extend(id, ago(Duration::from_secs(3)), Moment::now());
+        assert_eq!(lease.give_up_if_behind(LEASE / 2), Some(id));
         assert!(!lease.holds());
+        assert_eq!(lease.give_up_if_behind(LEASE / 2), None, "once");
     }
 
     #[test]
     fn a_renewal_counts_for_its_registration_and_for_what_was_before_it_began() {
-        let lease = Lease::new(LEASE);
         let before = ago(Duration::from_secs(1));
-        lease.registers(Uuid::now_v7());
+        let lease = registered(LEASE, Uuid::now_v7());
         assert!(!lease.was_renewed_since(before));
         lease.is_renewed(Moment::now());
         assert!(lease.was_renewed_since(before));
@@ -212,5 +262,11 @@ mod tests {
         assert!(!lease.was_renewed_since(Moment::new(after.boot() + LEASE, after.raw() + LEASE)));
         lease.registers(Uuid::now_v7());
         assert!(!lease.was_renewed_since(before));
+    }
+
+    fn registered(duration: Duration, id: Uuid) -> Lease {
+        let lease = Lease::new(duration);
+        lease.registers(id);
+        lease
     }
 }

@@ -159,6 +159,11 @@ impl Authenticator {
         self.lease.holds() || !self.store.can_fail_over()
     }
 
+    /// Returns whether this replica has a lease and has read the revocation log of PostgreSQL within this time.
+    pub fn has_read_within(&self, time: Duration) -> bool {
+        self.store.can_fail_over() && self.lease.holds() && self.lease.lag() < time
+    }
+
     /// Checks that calls may be answered, and written.
     ///
     /// # Errors

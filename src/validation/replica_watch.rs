@@ -187,6 +187,7 @@ impl WatchTask<'_> {
         }
         self.waits.extend(new);
         self.waits.retain(|wait| !wait.answer.is_closed());
+        self.leave_if_behind().await;
         let began = Moment::now();
         match self.reader.read(waker, self.watch.bound).await {
             Ok(Replicas { mut replicas, change }) => {
@@ -198,6 +199,20 @@ impl WatchTask<'_> {
                 self.settle(&Others { replicas, change, began });
             }
             Err(error) => self.give_up(&error),
+        }
+    }
+
+    /// Gives up the lease, in time, if this replica does not keep up with the log: revocations would wait for it until the
+    /// lease is over.
+    async fn leave_if_behind(&mut self) {
+        let bound = self.watch.lease.duration() * 2 / 3;
+        // With SQLite a lease may have no length at all.
+        if !self.watch.store.can_fail_over() {
+            return;
+        }
+        let Some(id) = self.watch.lease.give_up_if_behind(bound) else { return };
+        if let Err(error) = self.reader.remove_own(id, self.watch.bound).await {
+            tracing::debug!(%error, "this replica gave up its lease, and could not be removed");
         }
     }
 

@@ -57,8 +57,10 @@ pub struct RevocationTail {
     unanswered: Option<Uuid>,
     /// The epoch that was read last.
     epoch: Option<Uuid>,
-    /// Whether other replicas, or a call of this one, may wait for a renewal.
+    /// Whether other replicas may wait for this one to say what it has seen.
     is_awaited: bool,
+    /// Whether a call of this replica may wait for a renewal that begins from now on.
+    wants_renewal: bool,
     renewal: Option<Renewal>,
     renewer: Option<Renewer>,
 }
@@ -77,12 +79,24 @@ struct Registration {
     renewed_at: Moment,
 }
 
-/// A renewal of the lease in progress, apart from the reads: its COMMIT may take long. When it is dropped it goes on, within
-/// its bound, so that its backend does not wait for a standby for ever.
+/// What is done with this replica's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The session is opened. What was read before may be from before a crash, and cannot be reported.
+    Open,
+    /// The others are told what this replica has seen.
+    Report,
+    /// That, and the lease is renewed.
+    Renew,
+}
+
+/// A write to this replica's row in progress, apart from the reads: its COMMIT may take long. When it is dropped it goes on,
+/// within its bound, so that its backend does not wait for a standby for ever.
 #[derive(Debug)]
 struct Renewal {
+    step: Step,
     began: Moment,
-    seen: Option<LogHead>,
+    seen: LogHead,
     task: JoinHandle<(Renewer, Result<bool, StoreError>)>,
 }
 
@@ -111,6 +125,7 @@ impl RevocationTail {
             unanswered: None,
             epoch: None,
             is_awaited: false,
+            wants_renewal: false,
             renewal: None,
             renewer: None,
         }
@@ -136,7 +151,7 @@ impl RevocationTail {
                     }
                 }
                 () = woken.notified() => self.is_awaited = true,
-                () = lease.renewal_wanted.notified() => self.is_awaited = true,
+                () = lease.renewal_wanted.notified() => self.wants_renewal = true,
                 // Again at the next turn, so that a database that refuses is not asked all the time.
                 _ = &mut listening, if !relisten => relisten = true,
                 renewed = finished(&mut self.renewal) => {
@@ -185,16 +200,17 @@ impl RevocationTail {
             self.epoch = head.epoch;
             if head.is_registered && !has_failed_over {
                 self.evict(&registration, evictions);
-                self.lease.set_epoch(head.epoch);
                 self.is_awaited |= !self.store.can_fail_over()
                     && registration.head.as_ref().is_none_or(|last| head.is_ahead_of(last));
+                self.lease.set_epoch(head.epoch);
                 registration.head = Some(head);
                 registration.read_at = Some(began);
-                self.extend_lease(&mut registration);
-                self.registration = Some(registration);
-                return Ok(());
-            }
-            if has_failed_over {
+                if self.extend_lease(&mut registration) {
+                    self.registration = Some(registration);
+                    return Ok(());
+                }
+                tracing::warn!("this replica fell behind and gave up its lease: evicted all tokens");
+            } else if has_failed_over {
                 self.counters.epoch_changes.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("the database crashed, failed over or was restored: evicted all tokens");
                 self.store.discard_connections();
@@ -267,74 +283,78 @@ impl RevocationTail {
         }
     }
 
-    fn extend_lease(&self, registration: &mut Registration) {
-        let Some(read_at) = registration.read_at else { return };
+    /// Returns whether it did: not once the registration is void.
+    fn extend_lease(&self, registration: &mut Registration) -> bool {
+        let Some(read_at) = registration.read_at else { return true };
         // Nobody can take a SQLite file away from its readers, and without another replica nobody removes this one's row.
         if registration.is_alone() {
             registration.renewed_at = read_at;
         }
-        self.lease.extend(read_at, registration.renewed_at);
+        self.lease.extend(registration.id, read_at, registration.renewed_at)
     }
 
-    /// Starts a renewal if a third of the lease has passed since the last one, or somebody waits for it.
+    /// Starts a renewal if a third of the lease has passed since the last one or a call waits for it, or a report if others
+    /// wait for that.
     fn renew_if_due(&mut self) {
         let Some(registration) = self.registration.as_ref().filter(|registration| !registration.is_alone())
         else {
             return;
         };
-        let (Some(head), Some(read_at)) = (registration.head.clone(), registration.read_at) else { return };
+        let (Some(seen), Some(read_at)) = (registration.head.clone(), registration.read_at) else { return };
         let began = Moment::now();
         let is_due = began.at_most_since(registration.renewed_at) >= self.lease.duration() / 3;
-        if self.renewal.is_some() || !(is_due || self.is_awaited) {
+        if self.renewal.is_some() || !(is_due || self.is_awaited || self.wants_renewal) {
             return;
         }
         let mut renewer = self.renewer.take().unwrap_or_else(|| Renewer::new(self.store.clone()));
-        let (id, now, bound) = (registration.id, self.clock.now(), self.bound);
-        // What was read before the session was opened may be from before a crash.
         let may_report = renewer.session().is_some_and(|opened_at| opened_at.boot() <= read_at.boot());
-        self.is_awaited &= !may_report;
-        let seen = may_report.then(|| head.clone());
+        let step = match may_report {
+            false => Step::Open,
+            // With SQLite a report renews too.
+            true if is_due || self.wants_renewal || !self.store.can_fail_over() => Step::Renew,
+            true => Step::Report,
+        };
+        self.is_awaited &= step == Step::Open;
+        self.wants_renewal &= step != Step::Renew;
+        let (id, now, bound, head) = (registration.id, self.clock.now(), self.bound, seen.clone());
         let task = tokio::spawn(async move {
-            let renewed = if may_report {
-                renewer.renew(id, &head, now, bound).await
-            } else {
-                renewer.open(bound).await.map(|()| true)
+            let done = match step {
+                Step::Open => renewer.open(bound).await.map(|()| true),
+                Step::Report => renewer.report(id, &head, bound).await,
+                Step::Renew => renewer.renew(id, &head, now, bound).await,
             };
-            (renewer, renewed)
+            (renewer, done)
         });
-        self.renewal = Some(Renewal { began, seen, task });
+        self.renewal = Some(Renewal { step, began, seen, task });
     }
 
-    /// Returns whether the log is to be read at once: a renewal, or another one, needs it.
+    /// Returns whether the log is to be read at once: another renewal or report needs it.
     fn after_renewal(&mut self, renewed: Renewed) -> bool {
         self.renewer = renewed.renewer;
-        let Some(mut registration) = self.registration.take() else { return false };
-        match (renewed.result, renewed.seen) {
-            (Ok(true), Some(seen)) => {
-                registration.reported = Some(seen);
-                registration.renewed_at = renewed.began;
-                self.lease.is_renewed(renewed.began);
-                self.extend_lease(&mut registration);
-                self.registration = Some(registration);
-                // Others may have begun to wait meanwhile.
-                self.is_awaited
-            }
-            // Only the session was opened.
-            (Ok(_), None) => {
-                self.registration = Some(registration);
-                true
-            }
+        match (renewed.result, self.registration.as_mut()) {
+            (_, None) => return false,
             // The next poll finds out why, and registers anew.
             (Ok(false), Some(_)) => {
                 self.start_over();
-                true
+                return true;
             }
-            (Err(_), _) => {
+            (Err(_), Some(_)) => {
                 self.is_awaited = true;
-                self.registration = Some(registration);
-                false
+                self.wants_renewal |= renewed.step == Step::Renew;
+                return false;
             }
+            (Ok(true), Some(registration)) if renewed.step == Step::Renew => {
+                registration.reported = Some(renewed.seen);
+                registration.renewed_at = renewed.began;
+                self.lease.is_renewed(renewed.began);
+                if let Some(read_at) = registration.read_at {
+                    self.lease.extend(registration.id, read_at, renewed.began);
+                }
+            }
+            (Ok(true), Some(_)) => {}
         }
+        // Others may have begun to wait meanwhile.
+        self.is_awaited || self.wants_renewal
     }
 }
 
@@ -347,20 +367,21 @@ impl Registration {
 
 /// A renewal that has ended.
 struct Renewed {
+    step: Step,
     began: Moment,
-    seen: Option<LogHead>,
+    seen: LogHead,
     renewer: Option<Renewer>,
     result: Result<bool, StoreError>,
 }
 
 /// Waits until the renewal in progress has ended; for ever without one.
 async fn finished(renewal: &mut Option<Renewal>) -> Renewed {
-    let Some(Renewal { began, task, .. }) = renewal else { return std::future::pending().await };
-    let began = *began;
-    let (renewer, result) = match task.await {
+    let Some(running) = renewal else { return std::future::pending().await };
+    let (renewer, result) = match (&mut running.task).await {
         Ok((renewer, result)) => (Some(renewer), result),
         Err(_) => (None, Err(StoreError::Interrupted)),
     };
-    let seen = renewal.take().and_then(|mut renewal| renewal.seen.take());
-    Renewed { began, seen, renewer, result }
+    // It is there: it was awaited.
+    let Some(Renewal { step, began, seen, .. }) = renewal.take() else { return std::future::pending().await };
+    Renewed { step, began, seen, renewer, result }
 }
