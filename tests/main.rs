@@ -114,6 +114,8 @@ mod readme;
 mod registrations;
 /// Deletions of accounts that a failover or a restore has lost are applied again.
 mod replay;
+/// What replicas cost the database: few statements and connections each, however many there are.
+mod replica_costs;
 /// What is older than its retention is purged, in batches between calls; nothing else is.
 mod retention;
 /// A call whose answer was lost can be repeated.

@@ -20,7 +20,9 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked although the revocation log was read a moment ago, which says the same of all but the schema.
-const FULL_CHECK: Duration = Duration::from_secs(5);
+const FULL_CHECK: Duration = Duration::from_secs(30);
+/// How long a connection must have been idle to be closed.
+const SURPLUS_AFTER: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to prepare the database.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -37,6 +39,7 @@ pub(super) struct DatabaseWatch {
     retry: (Instant, Duration),
     /// When the database was last asked, and answered.
     checked_at: Option<Instant>,
+    closed_surplus_at: Instant,
 }
 
 impl DatabaseWatch {
@@ -60,6 +63,7 @@ impl DatabaseWatch {
             prepared,
             retry: (Instant::now(), INTERVAL),
             checked_at: None,
+            closed_surplus_at: Instant::now(),
         }
     }
 
@@ -89,14 +93,28 @@ impl DatabaseWatch {
     }
 
     async fn check(&mut self) -> Result<(), StoreError> {
+        self.close_surplus().await;
         let is_recent = self.checked_at.is_some_and(|at| at.elapsed() < FULL_CHECK);
-        if self.serving && is_recent && self.registry.has_read_revocations_within(INTERVAL) {
+        let is_read = self.serving && self.registry.has_read_revocations_within(INTERVAL);
+        if is_recent && is_read {
             return Ok(());
         }
         self.checked_at = None;
-        self.ask().await?;
+        match self.ask().await {
+            // All connections for calls are in use, but the database answers.
+            Err(error) if is_read && error.is_outage() => self.store.is_reachable(),
+            asked => asked?,
+        }
         self.checked_at = Some(Instant::now());
         Ok(())
+    }
+
+    async fn close_surplus(&mut self) {
+        self.store.note_surplus();
+        if self.closed_surplus_at.elapsed() > SURPLUS_AFTER {
+            self.closed_surplus_at = Instant::now();
+            self.store.close_surplus().await;
+        }
     }
 
     async fn ask(&mut self) -> Result<(), StoreError> {

@@ -176,6 +176,7 @@ async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Resu
         url: DatabaseUrl::Sqlite(Box::new(options)),
         reachability: Arc::new(Reachability::new()),
         writers: Arc::new(Semaphore::new(1)),
+        surplus: Arc::default(),
         timeout: limits.timeout,
     })
 }
@@ -200,8 +201,8 @@ async fn connect_when_free(
     }
 }
 
-/// Listening for other replicas, the health check, and a spare. sqlx pings a connection on its way back to the pool without a
-/// bound; one that begins to hang at that very moment is lost to the pool until TCP gives up on it.
+/// Listening for other replicas, listing them or ending stuck backends, and a spare. sqlx pings a connection on its way back
+/// to the pool without a bound; one that begins to hang at that very moment is lost to the pool until TCP gives up on it.
 const LOG_CONNECTIONS: u32 = 3;
 
 fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
@@ -225,7 +226,7 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
     // Lookups have half of the connections, and writes and lists the other half.
     let lookups = PoolLimits { connections: limits.connections.div_ceil(2), ..limits };
     let main_connections = (limits.connections / 2).max(1);
-    let (main, log) = (pool(main_connections), pool(LOG_CONNECTIONS));
+    let main = pool(main_connections);
     Store {
         lookups: LookupPool::Postgres(
             pool::postgres_lookups(lookups, PING_TIMEOUT, Arc::clone(&reachability))
@@ -233,12 +234,13 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         ),
         half_of_lookups: half(lookups.connections),
         writes: main.clone(),
-        reads: main,
-        health: log.clone(),
-        log,
+        reads: main.clone(),
+        log: pool(LOG_CONNECTIONS),
+        health: main,
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(main_connections as usize)),
+        surplus: Arc::default(),
         timeout: limits.timeout,
     }
 }

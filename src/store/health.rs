@@ -23,6 +23,11 @@ impl Store {
         checked
     }
 
+    /// Notes that the database answers, whatever the last check said.
+    pub fn is_reachable(&self) {
+        self.reachability.report(true);
+    }
+
     async fn ask(&self, bound: Duration) -> Result<(), StoreError> {
         let check = async {
             if self.health.get_database_backend() == DbBackend::Postgres && self.is_in_recovery().await? {

@@ -30,12 +30,11 @@ impl Store {
 
     async fn check_and_migrate(&self) -> Result<(), StoreError> {
         self.check_encoding().await?;
-        // On PostgreSQL not one of the connections for calls: it would stay open for nothing.
-        let (pool, bound) = match self.writes.get_database_backend() {
-            DbBackend::Sqlite => (&self.writes, self.timeout),
-            _ => (&self.log, MIGRATION_BOUND),
+        let bound = match self.writes.get_database_backend() {
+            DbBackend::Sqlite => self.timeout,
+            _ => MIGRATION_BOUND,
         };
-        let transaction = self.begin_on(pool, bound).await?;
+        let transaction = self.begin_bounded(bound).await?;
         if transaction.inner.get_database_backend() == DbBackend::Postgres {
             transaction.run(transaction.inner.execute_unprepared(STATEMENT_TIMEOUT)).await?;
             transaction.run(transaction.inner.execute_unprepared(LOCK)).await?;

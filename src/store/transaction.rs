@@ -9,8 +9,8 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait as _,
 };
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
@@ -140,16 +140,12 @@ impl Store {
     ///
     /// The database cannot be reached, or no connection came free in time.
     pub async fn begin(&self) -> Result<WriteTransaction, StoreError> {
-        self.begin_on(&self.writes, self.timeout).await
+        self.begin_bounded(self.timeout).await
     }
 
-    /// Begins a transaction on a connection of `pool`, each of whose statements may take `bound`.
-    pub(super) async fn begin_on(
-        &self,
-        pool: &DatabaseConnection,
-        bound: Duration,
-    ) -> Result<WriteTransaction, StoreError> {
-        let sqlite = pool.get_database_backend() == DbBackend::Sqlite;
+    /// Begins a transaction each of whose statements may take `bound`.
+    pub(super) async fn begin_bounded(&self, bound: Duration) -> Result<WriteTransaction, StoreError> {
+        let sqlite = self.writes.get_database_backend() == DbBackend::Sqlite;
         let options = TransactionOptions {
             // Independent of the server's default: what another transaction committed while this one waited for its
             // lock must be visible.
@@ -158,7 +154,7 @@ impl Store {
             sqlite_transaction_mode: sqlite.then_some(SqliteTransactionMode::Immediate),
         };
         // Acquiring a connection has the same bound, and comes first.
-        let begin = pool.begin_with_options(options);
+        let begin = self.writes.begin_with_options(options);
         let inner = within(self.timeout * 2 + GRACE, begin).await?;
         Ok(WriteTransaction { inner, bound: bound + GRACE, store: self.clone(), process: AtomicI32::new(0) })
     }
