@@ -27,7 +27,7 @@ fn start(folder: &tempfile::TempDir, app: &App) -> Process {
 /// Pauses a replica that has just started until the others have removed it.
 async fn pause_until_removed(app: &App, replica: &Process) {
     // After the first renewal and before the second: when it registers anew, it will be as far again.
-    let has_renewed = || async { (app.count("replicas WHERE renewals > 0").await == 2).then_some(()) };
+    let has_renewed = || async { (app.count("replica_states WHERE renewals > 0").await == 2).then_some(()) };
     until("the first renewal", has_renewed).await;
     replica.signal("STOP");
     rows(app, 1).await;

@@ -60,9 +60,9 @@ async fn commits_that_wait_for_an_absent_standby_do_not_pile_up() {
 
 /// One connection that died without a word costs no validation: the next statement has another one, in time.
 #[rstest]
-#[case::renewals("UPDATE replicas")]
+#[case::renewals("UPDATE replica_states")]
 #[case::reads_of_the_log("clock_timestamp()")]
-#[case::reads_of_the_replicas("lease_millis, renewed_at, seen, epoch FROM (SELECT")]
+#[case::reads_of_the_replicas("CROSS JOIN LATERAL (SELECT * FROM replica_states")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_silently_dead_costs_no_answer(#[case] statement: &'static str) {
     let other = App::start(Postgres).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use latchkey::proto::latchkey::{CreateTokenRequest, DeleteTokenRequest};
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 
 use super::{
     database::Database,
@@ -16,7 +16,9 @@ use super::{
 /// Revocations timed on a second replica, and deletions timed with each number of replicas.
 const REVOCATIONS: usize = 500;
 const DELETIONS: usize = 300;
-const REPLICAS: [usize; 3] = [1, 2, 5];
+const REPLICAS: [usize; 4] = [1, 2, 8, 16];
+/// The time in which the statements of idle replicas are counted.
+const IDLE: Duration = Duration::from_secs(20);
 /// Token rows of the accounts that are deleted, and the sizes of the tables that they are among.
 const TOKENS: [usize; 3] = [1, 1_000, 300_000];
 const TABLES: [usize; 2] = [10_000, 1_000_000];
@@ -48,11 +50,17 @@ pub async fn deletions(postgres: &Postgres) {
     }
     print_latency("bare transaction of a deletion (ms)", micros);
     drop(server);
+    connection.execute_unprepared("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await.unwrap();
     for replicas in REPLICAS {
         let database = Database::postgres(postgres).await;
         let servers: Vec<_> = (0..replicas).map(|_| Server::latchkey(&database, &[])).collect();
+        let before = statements(&connection, &database).await;
+        tokio::time::sleep(IDLE).await;
+        let idle = statements(&connection, &database).await - before;
         let mut client = servers[0].clients(1).await.remove(0);
         let mut millis = Vec::new();
+        let before = statements(&connection, &database).await;
+        let began = Instant::now();
         for n in 0..DELETIONS {
             let user_id = format!("leaver {n}");
             let (token_id, _) = create(&mut client, &user_id).await;
@@ -62,7 +70,22 @@ pub async fn deletions(postgres: &Postgres) {
             millis.push(began.elapsed().as_secs_f64() * 1e3);
         }
         print_latency(&format!("DeleteToken, PostgreSQL, {replicas} replicas (ms)"), millis);
+        let idle = idle / IDLE.as_secs_f64();
+        let busy = statements(&connection, &database).await - before - idle * began.elapsed().as_secs_f64();
+        print_row("  statements a second while idle, of each", idle / replicas as f64);
+        print_row("  statements of a creation and a deletion", busy / DELETIONS as f64);
     }
+}
+
+/// How many statements the services on `database` have made so far.
+async fn statements(observer: &DatabaseConnection, database: &Database) -> f64 {
+    let name = database.url.rsplit('/').next().unwrap();
+    let sql = format!(
+        "SELECT coalesce(sum(calls), 0)::float8 FROM pg_stat_statements \
+         JOIN pg_database ON oid = dbid WHERE datname = '{name}'"
+    );
+    let row = observer.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+    row.unwrap().try_get_by_index(0).unwrap()
 }
 
 /// Times UserDeleted for accounts with few and many tokens, in small and large tables.

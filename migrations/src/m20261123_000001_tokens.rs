@@ -64,8 +64,14 @@ enum Replicas {
     Table,
     Id,
     Epoch,
-    Renewals,
     LeaseMillis,
+}
+
+#[derive(DeriveIden)]
+enum ReplicaStates {
+    Table,
+    Id,
+    Renewals,
     Seen,
     RenewedAt,
 }
@@ -94,6 +100,7 @@ impl MigrationTrait for Migration {
         manager.create_index(token_events_user()).await?;
         create_epoch(manager).await?;
         manager.create_table(replicas()).await?;
+        manager.create_table(replica_states()).await?;
         manager.create_table(account_event_replays()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
             let with_xid = Table::alter().table(TokenEvents::Table).add_column(xid()).to_owned();
@@ -105,6 +112,7 @@ impl MigrationTrait for Migration {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let tables = [
+            ReplicaStates::Table.into_iden(),
             Replicas::Table.into_iden(),
             Alias::new("epoch").into_iden(),
             AccountEventReplays::Table.into_iden(),
@@ -296,10 +304,26 @@ fn replicas() -> TableCreateStatement {
         .table(Replicas::Table)
         .col(uuid(Replicas::Id).primary_key())
         .col(uuid(Replicas::Epoch))
-        .col(big_integer(Replicas::Renewals))
         .col(big_integer(Replicas::LeaseMillis))
-        .col(text(Replicas::Seen))
-        .col(timestamp_with_time_zone(Replicas::RenewedAt))
+        .to_owned()
+}
+
+/// How far each replica is: one row each. The number of its last renewal or report is in the key so that the newest version
+/// of a row is found at once, however many versions of it are kept for a long transaction somewhere in the cluster.
+fn replica_states() -> TableCreateStatement {
+    Table::create()
+        .table(ReplicaStates::Table)
+        .col(uuid(ReplicaStates::Id))
+        .col(big_integer(ReplicaStates::Renewals))
+        .col(text(ReplicaStates::Seen))
+        .col(timestamp_with_time_zone(ReplicaStates::RenewedAt))
+        .primary_key(Index::create().col(ReplicaStates::Id).col(ReplicaStates::Renewals))
+        .foreign_key(
+            ForeignKey::create()
+                .from(ReplicaStates::Table, ReplicaStates::Id)
+                .to(Replicas::Table, Replicas::Id)
+                .on_delete(ForeignKeyAction::Cascade),
+        )
         .to_owned()
 }
 

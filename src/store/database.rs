@@ -116,11 +116,16 @@ impl Store {
         Ok(self.writes.close().await?)
     }
 
-    /// A connection apart from the pools; `None` with SQLite.
+    /// A connection apart from the pools; `None` with SQLite. Its statements use indexes even if the planner has not noticed
+    /// yet that a table has grown.
     pub(super) fn session(&self) -> Option<Session> {
         match &self.url {
             DatabaseUrl::Sqlite(_) => None,
-            DatabaseUrl::Postgres(options) => Some(Session::new(options.clone())),
+            DatabaseUrl::Postgres(options) => {
+                // Which makes the planner believe in costs for which it would compile the statement.
+                let options = (**options).clone().options([("enable_seqscan", "off"), ("jit", "off")]);
+                Some(Session::new(Box::new(options)))
+            }
         }
     }
 

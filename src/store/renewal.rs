@@ -14,30 +14,29 @@ use super::{
 };
 use crate::clock::Moment;
 
-/// Writes the row of one replica. On PostgreSQL over a connection of its own.
+/// Writes the state of one replica. On PostgreSQL over a connection of its own.
 #[derive(Debug)]
 pub struct Renewer {
     store: Store,
     session: Option<Session>,
-    /// The number of the last attempt to renew a lease. Each attempt has a greater one, so that one that arrives late
-    /// changes nothing, and two copies of a process notice each other.
+    /// The number of the last attempt to renew the lease or to report. Each attempt has a greater one, so that one that
+    /// arrives late changes nothing, and two copies of a process notice each other.
     attempts: i64,
+    /// The numbers that the row may have: that of the last attempt that was answered, and those of later ones.
+    possible: Vec<i64>,
 }
 
-const COLUMNS: &str = "replicas (id, renewals, lease_millis, renewed_at, seen, epoch)";
+/// So many attempts in a row without an answer make a replica register anew.
+const MAX_UNANSWERED: usize = 32;
 
-const RENEW: &str = "UPDATE replicas SET renewals = $5, seen = $2, renewed_at = $3 \
-                     WHERE id = $1 AND renewals < $5 AND epoch = $4";
-
-/// The same without a renewal, and without waiting for the disk or a standby: what a crash loses of it, others have to wait
-/// for again.
-const REPORT: &str = "UPDATE replicas SET seen = $2 WHERE id = $1 AND epoch = $3";
+const INSERT_REPLICA: &str = "INSERT INTO replicas (id, epoch, lease_millis)";
+const INSERT_STATE: &str = "INSERT INTO replica_states (id, renewals, seen, renewed_at)";
 
 impl Renewer {
     /// Returns the renewer of a replica.
     pub fn new(store: Store) -> Self {
         let session = store.session();
-        Self { store, session, attempts: 0 }
+        Self { store, session, attempts: 0, possible: Vec::new() }
     }
 
     /// Returns since when the session has been open, if it is. A renewal may report only what was read since: the session
@@ -77,27 +76,23 @@ impl Renewer {
         bound: Duration,
     ) -> Result<(), StoreError> {
         let millis = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-        let backend = self.store.writes.get_database_backend();
-        let seen = log_position::present(backend);
+        (self.attempts, self.possible) = (0, vec![0]);
         let Some(session) = &mut self.session else {
-            let epoch = epoch::present(backend);
-            let sql = format!("INSERT INTO {COLUMNS} VALUES ($1, 0, $2, $3, {seen}, {epoch})");
-            let values = [id.into(), millis.into(), now.into()];
-            let insert = self.store.write_statement(&sql, values);
-            self.store.bounded(self.store.writes.execute_raw(insert)).await?;
-            return Ok(());
+            return register_on_sqlite(&self.store, id, millis, now).await;
         };
         // `present` is as it was before this statement. If another replica begins the epoch at the same moment, this one is
         // not registered yet.
         let sql = format!(
             "WITH present AS (SELECT {present} AS id), begun AS ({begin}), \
-             lost AS (INSERT INTO {COLUMNS} \
-             SELECT $5, 0, greatest($2, (SELECT max(lease_millis) FROM replicas)), $3, {seen}, $5 FROM begun), \
-             unanswered AS (DELETE FROM replicas WHERE id = $6) \
-             INSERT INTO {COLUMNS} SELECT $1, 0, $2, $3, {seen}, known.id FROM \
-             (SELECT id FROM begun UNION ALL SELECT id FROM present WHERE id IS NOT NULL) AS known",
+             known AS (SELECT id FROM begun UNION ALL SELECT id FROM present WHERE id IS NOT NULL), \
+             unanswered AS (DELETE FROM replicas WHERE id = $6), \
+             new AS ({INSERT_REPLICA} \
+             SELECT $5, $5, greatest($2, (SELECT max(lease_millis) FROM replicas)) FROM begun \
+             UNION ALL SELECT $1, id, $2 FROM known RETURNING id) \
+             {INSERT_STATE} SELECT id, 0, {seen}, $3 FROM new",
             present = epoch::PRESENT,
             begin = epoch::BEGIN,
+            seen = log_position::present(DbBackend::Postgres),
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(millis).bind(now);
         let query = query.bind(Uuid::now_v7()).bind(Uuid::now_v7()).bind(unanswered);
@@ -105,8 +100,8 @@ impl Renewer {
         Ok(())
     }
 
-    /// Commits that the replica with this registration has evicted everything up to `seen`. Returns whether it did: not if
-    /// its row is gone, or the server is not of the epoch in which `seen` was read.
+    /// Commits that the replica with this registration has evicted everything up to `seen`, and renews its lease. Returns
+    /// whether it did: not if its row is gone, or the server is not of the epoch in which `seen` was read.
     ///
     /// # Errors
     ///
@@ -118,31 +113,12 @@ impl Renewer {
         now: DateTime<Utc>,
         bound: Duration,
     ) -> Result<bool, StoreError> {
-        self.attempts += 1;
-        let position = seen.position.to_text();
-        let renewed = match &mut self.session {
-            Some(session) => {
-                let sql = format!("{RENEW} AND {} = $4", epoch::PRESENT);
-                let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(position).bind(now);
-                session.execute(query.bind(seen.epoch).bind(self.attempts), bound).await?
-            }
-            None => {
-                let values = [
-                    registration.into(),
-                    position.into(),
-                    now.into(),
-                    seen.epoch.into(),
-                    self.attempts.into(),
-                ];
-                let update = Statement::from_sql_and_values(DbBackend::Sqlite, RENEW, values);
-                self.store.bounded(self.store.writes.execute_raw(update)).await?.rows_affected()
-            }
-        };
-        Ok(renewed == 1)
+        self.write(registration, seen, Some(now), bound).await
     }
 
     /// Tells the others that the replica with this registration has evicted everything up to `seen`, as [`Renewer::renew`]
-    /// does, but renews nothing. Only on PostgreSQL.
+    /// does, but renews nothing, and waits neither for the disk nor for a standby: what a crash loses of it, others have to
+    /// wait for again.
     ///
     /// # Errors
     ///
@@ -153,10 +129,62 @@ impl Renewer {
         seen: &LogHead,
         bound: Duration,
     ) -> Result<bool, StoreError> {
-        let Some(session) = &mut self.session else { return Err(StoreError::Interrupted) };
-        let condition = without_waiting(DbBackend::Postgres);
-        let sql = format!("{REPORT} AND {} = $3 AND {condition}", epoch::PRESENT);
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(seen.position.to_text());
-        Ok(session.execute(query.bind(seen.epoch), bound).await? == 1)
+        self.write(registration, seen, None, bound).await
     }
+
+    async fn write(
+        &mut self,
+        registration: Uuid,
+        seen: &LogHead,
+        renewed_at: Option<DateTime<Utc>>,
+        bound: Duration,
+    ) -> Result<bool, StoreError> {
+        if self.possible.len() > MAX_UNANSWERED {
+            return Ok(false);
+        }
+        self.attempts += 1;
+        self.possible.push(self.attempts);
+        let position = seen.position.to_text();
+        let written = match &mut self.session {
+            Some(session) => {
+                let mut sql = format!(
+                    "UPDATE replica_states SET renewals = $2, seen = $3, renewed_at = coalesce($4, renewed_at) \
+                     WHERE id = $1 AND renewals = ANY ($5) AND {} = $6",
+                    epoch::PRESENT
+                );
+                if renewed_at.is_none() {
+                    sql = format!("{sql} AND {}", without_waiting(DbBackend::Postgres));
+                }
+                let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(self.attempts);
+                let query = query.bind(position).bind(renewed_at).bind(&self.possible).bind(seen.epoch);
+                session.execute(query, bound).await?
+            }
+            None => {
+                let sql = "UPDATE replica_states SET renewals = $2, seen = $3, renewed_at = coalesce($4, renewed_at) \
+                           WHERE id = $1 AND renewals < $2";
+                let values = [registration.into(), self.attempts.into(), position.into(), renewed_at.into()];
+                let update = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+                self.store.bounded(self.store.writes.execute_raw(update)).await?.rows_affected()
+            }
+        };
+        self.possible = vec![self.attempts];
+        Ok(written == 1)
+    }
+}
+
+async fn register_on_sqlite(
+    store: &Store,
+    id: Uuid,
+    millis: i64,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let (epoch, seen) = (epoch::present(DbBackend::Sqlite), log_position::present(DbBackend::Sqlite));
+    let transaction = store.begin().await?;
+    let replica = store
+        .write_statement(&format!("{INSERT_REPLICA} VALUES ($1, {epoch}, $2)"), [id.into(), millis.into()]);
+    transaction.run(transaction.inner.execute_raw(replica)).await?;
+    let state =
+        store.write_statement(&format!("{INSERT_STATE} VALUES ($1, 0, {seen}, $2)"), [id.into(), now.into()]);
+    transaction.run(transaction.inner.execute_raw(state)).await?;
+    transaction.commit_at_once().await
 }

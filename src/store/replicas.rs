@@ -22,7 +22,7 @@ use super::{
 pub struct Replica {
     /// The id of its registration, which is never used again.
     pub id: Uuid,
-    /// The number of its last renewal.
+    /// The number of its last renewal or report.
     pub renewals: i64,
     /// How long its lease lasts after a renewal.
     pub lease: Duration,
@@ -118,19 +118,25 @@ impl ReplicaReader {
         reader: Uuid,
         bound: Duration,
     ) -> Result<bool, StoreError> {
-        let sql = format!(
-            "DELETE FROM replicas WHERE id = $1 AND renewals = $2 \
-             AND EXISTS (SELECT 1 FROM replicas WHERE id = $3) AND {}",
-            without_waiting(self.store.writes.get_database_backend())
-        );
         let removed = match &mut self.session {
             Some(session) => {
+                // The state first: a renewal in flight and this wait for each other, and the later one finds no row.
+                let sql = format!(
+                    "WITH gone AS (DELETE FROM replica_states WHERE id = $1 AND renewals = $2 \
+                     AND EXISTS (SELECT 1 FROM replicas WHERE id = $3) AND {} RETURNING id) \
+                     DELETE FROM replicas WHERE id IN (SELECT id FROM gone)",
+                    without_waiting(DbBackend::Postgres)
+                );
                 let query = sqlx::query(AssertSqlSafe(sql));
                 session.execute(query.bind(replica.id).bind(replica.renewals).bind(reader), bound).await?
             }
             None => {
+                // There is one writer at a time. The state goes with its replica.
+                let sql = "DELETE FROM replicas WHERE id = $1 \
+                           AND EXISTS (SELECT 1 FROM replica_states WHERE id = $1 AND renewals = $2) \
+                           AND EXISTS (SELECT 1 FROM replicas WHERE id = $3)";
                 let values = [replica.id.into(), replica.renewals.into(), reader.into()];
-                let delete = self.store.write_statement(&sql, values);
+                let delete = self.store.write_statement(sql, values);
                 self.store.bounded(self.store.writes.execute_raw(delete)).await?.rows_affected()
             }
         };
@@ -217,11 +223,19 @@ impl Store {
     }
 }
 
-/// One statement, so that the position and the rows belong together; the position comes also without a row.
+/// One statement, so that the position and the rows belong together; the position comes also without a row. PostgreSQL reads
+/// the newest version of each state first, and no other.
 fn rows_from(backend: DbBackend, first: &str) -> String {
+    let state = match backend {
+        DbBackend::Sqlite => "JOIN replica_states AS state ON state.id = replicas.id",
+        _ => {
+            "CROSS JOIN LATERAL (SELECT * FROM replica_states WHERE replica_states.id = replicas.id \
+             ORDER BY renewals DESC LIMIT 1) AS state"
+        }
+    };
     format!(
-        "SELECT {}, {}, replicas.id, renewals, lease_millis, renewed_at, seen, epoch \
-         FROM {first} AS first LEFT JOIN replicas ON TRUE",
+        "SELECT {}, {}, replica.* FROM {first} AS first LEFT JOIN (SELECT replicas.id, renewals, lease_millis, \
+         renewed_at, seen, epoch FROM replicas {state}) AS replica ON TRUE",
         log_position::present(backend),
         epoch::present(backend)
     )
