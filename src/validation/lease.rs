@@ -31,6 +31,8 @@ pub(super) struct Lease {
     is_closed: AtomicBool,
     /// Somebody needs a renewal that begins from now on.
     pub(super) renewal_wanted: Notify,
+    /// A renewal has succeeded.
+    pub(super) renewed: Notify,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +58,7 @@ impl Lease {
             epoch: watch::Sender::default(),
             is_closed: AtomicBool::new(false),
             renewal_wanted: Notify::new(),
+            renewed: Notify::new(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Lease {
     /// A renewal has succeeded that began at this moment.
     pub(super) fn is_renewed(&self, began: Moment) {
         self.lock_registration().renewed_at = Some(began);
+        self.renewed.notify_one();
     }
 
     /// Extends the lease of the registration `id`, and returns whether it did: not once it is void. Everything that was

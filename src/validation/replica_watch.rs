@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, oneshot},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use uuid::Uuid;
 
@@ -23,9 +23,12 @@ use crate::{
     store::{Change, Replica, ReplicaReader, Replicas, Server, Store, StoreError},
 };
 
-/// The pause between two reads of the other replicas while somebody waits for them, at first and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The pause between two reads of the other replicas while somebody waits for them: after so many it grows.
+const PAUSE: Duration = Duration::from_millis(1);
+const SHORT_PAUSES: u32 = 10;
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// How much longer the first pause is for each other replica: they all use the same database.
+const FOR_EACH: Duration = Duration::from_micros(150);
 
 /// How often the others are read while nobody waits, per lease: one that stands still is noticed so much later.
 const IDLE_READS_PER_LEASE: u32 = 3;
@@ -146,20 +149,24 @@ impl ReplicaWatch {
             reader: ReplicaReader::new(self.store.clone()),
             notes: ReplicaNotes::default(),
             waits: Vec::new(),
+            last: None,
         };
         let idle = (self.lease.duration() / IDLE_READS_PER_LEASE).max(LONGEST_PAUSE);
-        let mut pause = FIRST_PAUSE;
-        let mut idle_until = Instant::now();
+        let mut pauses = 0;
+        let mut next = Instant::now();
         loop {
-            let next = async {
-                if task.waits.is_empty() { sleep_until(idle_until).await } else { sleep(pause).await }
-            };
             tokio::select! {
-                () = self.has_new.notified() => pause = FIRST_PAUSE,
-                () = next => pause = (pause * 3 / 2).min(LONGEST_PAUSE),
+                () = self.has_new.notified() => pauses = 0,
+                () = self.lease.renewed.notified() => {
+                    task.settle();
+                    continue;
+                }
+                () = sleep_until(next) => {}
             }
             task.read_once().await;
-            idle_until = Instant::now() + idle;
+            let pause = if task.waits.is_empty() { idle } else { pause_after(pauses, task.others()) };
+            pauses += 1;
+            next = Instant::now() + pause;
         }
     }
 
@@ -169,12 +176,23 @@ impl ReplicaWatch {
     }
 }
 
+/// The pause after so many earlier ones, with so many other replicas.
+fn pause_after(pauses: u32, others: u32) -> Duration {
+    match pauses {
+        0 => (PAUSE + FOR_EACH * others).min(LONGEST_PAUSE),
+        1..=SHORT_PAUSES => PAUSE,
+        _ => (PAUSE * (pauses - SHORT_PAUSES)).min(LONGEST_PAUSE),
+    }
+}
+
 /// What the task of the watch keeps from one read to the next.
 struct WatchTask<'a> {
     watch: &'a ReplicaWatch,
     reader: ReplicaReader,
     notes: ReplicaNotes,
     waits: Vec<Wait>,
+    /// What was read last, after every wait began; `None` if the last read failed.
+    last: Option<Others>,
 }
 
 impl WatchTask<'_> {
@@ -196,10 +214,18 @@ impl WatchTask<'_> {
                 self.watch.counters.count(&replicas);
                 let removed = self.remove_those_that_stand_still(registration, &replicas).await;
                 replicas.retain(|replica| !removed.contains(&replica.id));
-                self.settle(&Others { replicas, change, began });
+                self.last = Some(Others { replicas, change, began });
+                self.settle();
             }
-            Err(error) => self.give_up(&error),
+            Err(error) => {
+                self.last = None;
+                self.give_up(&error);
+            }
         }
+    }
+
+    fn others(&self) -> u32 {
+        self.last.as_ref().map_or(0, |others| u32::try_from(others.replicas.len()).unwrap_or(u32::MAX))
     }
 
     /// Gives up the lease, in time, if this replica does not keep up with the log: revocations would wait for it until the
@@ -232,8 +258,9 @@ impl WatchTask<'_> {
         removed
     }
 
-    /// Answers the waits that are over.
-    fn settle(&mut self, others: &Others) {
+    /// Answers the waits that are over, by what was read last and by the renewals since.
+    fn settle(&mut self) {
+        let Some(others) = &self.last else { return };
         for mut wait in std::mem::take(&mut self.waits) {
             if let Some(answer) = wait.judge(others, self.watch) {
                 // Fails if the caller no longer waits.

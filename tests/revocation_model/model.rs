@@ -2,15 +2,19 @@
 //!
 //! A statement takes place on the server at the moment when it begins, and its answer is processed at any later time, or
 //! never. This is the worst case: if it took place later, it would see more, and the lease would count from earlier.
+//! Waits and notes count from the answer; so, as the worst case, the statements of another revoking replica and of the
+//! remover are answered at once.
 //! A read counts as answered by any server that can be read, so that every mixture of old and new connections occurs.
 
 use stateright::{Model, Property};
 
 use super::{
-    database::{Database, Server},
-    replica::{Evict, LEASE, Lookup, Replica},
-    setup::{Fault, Revoker, Rule, Setup},
-    state::{Because, Revocation, State},
+    creation::Creation,
+    database::{Server, Token},
+    replica::Lookup,
+    revocation::Revocation,
+    setup::{Fault, Rule, Setup},
+    state::{Broken, State},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,31 +22,41 @@ pub enum Action {
     Tick,
     Failover {
         row_is_lost: bool,
+        token: Token,
     },
     /// A transaction gets an id and aborts.
     AbortTransaction,
     Crash,
     Register,
     Renew,
-    /// A revocation deletes the row, which did not move while the revocation waited.
-    DeleteRow,
+    NoteRow,
+    RemoveRow,
     RegisterOther,
     DeregisterOther,
     ProcessWrite,
     LoseWrite,
     ReadLog(Server),
-    /// Reads the head from the primary, and the events from a standby that lacks them.
-    ReadHeadOnly,
+    /// Reads the snapshot from the primary, and the events from a standby that lacks them.
+    ReadSnapshotOnly,
     ReadStandby,
     ProcessRead,
     AnswerFromMemory,
+    CheckLease,
+    AnswerUnknown(Server),
+    /// For a validation that has checked its lease at some time before.
     LookUp(Server),
+    /// For a validation that begins after the revocation's acknowledgement.
+    LookUpLate(Server),
     LookUpOnStandby,
     JoinLookup,
     ProcessLookup,
-    CommitRevocation,
+    CreateToken,
+    EndCreation(Server),
+    Revoke(Server),
     ProcessCommit,
+    RenewRevoker,
     ReadReplicas(Server),
+    EndRevocationEarly,
 }
 
 impl Model for Setup {
@@ -50,87 +64,76 @@ impl Model for Setup {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State {
-            first: Database::default(),
-            second: None,
-            has_aborted: false,
-            other: self.has(Rule::RenewAlone).then_some(LEASE),
-            replica: Replica::new(),
-            revocation: Revocation::Idle,
-            is_broken: false,
-        }]
+        vec![State::new(self)]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        use Action::*;
-        if state.is_broken {
+        if state.broken.is_some() {
             return;
         }
-        actions.push(Tick);
+        actions.push(Action::Tick);
         self.faults(state, actions);
         self.upkeep(state, actions);
+        self.removal(state, actions);
+        self.creation(state, actions);
+        self.revocation(state, actions);
         self.validations(state, actions);
-        let servers =
-            [Server::First, Server::Second].into_iter().filter(|server| state.database(*server).is_some());
-        match state.revocation {
-            Revocation::Idle if self.revoker == Revoker::Itself || state.other.is_some() => {
-                actions.push(CommitRevocation);
-            }
-            Revocation::Idle => {}
-            Revocation::Committed(_) => actions.push(ProcessCommit),
-            Revocation::Waiting { .. } => actions.extend(servers.map(ReadReplicas)),
-            Revocation::Acknowledged(_) | Revocation::Failed => {}
-        }
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
-            Action::Tick => next.tick(),
-            Action::Failover { row_is_lost } => {
-                next.fail_over(row_is_lost, self.fault == Fault::LossyFailover)
-            }
+            Action::Tick => next.tick(self),
+            Action::Failover { row_is_lost, token } => next.fail_over(self, row_is_lost, token),
             Action::AbortTransaction => next.abort_transaction(),
-            Action::Crash => next.crash(self),
+            Action::Crash => next.crash(),
             Action::Register => next.register(self),
             Action::Renew => next.renew(self),
-            Action::DeleteRow => next.delete_row(),
-            Action::RegisterOther => next.other = Some(0),
-            Action::DeregisterOther => next.other = None,
-            Action::ProcessWrite => {
-                let write = next.replica.write.take()?;
-                next.replica.process_write(self, &write);
-            }
+            Action::NoteRow => next.note_row(),
+            Action::RemoveRow => next.remove_row(self),
+            Action::RegisterOther => next.register_other(self),
+            Action::DeregisterOther => next.other = false,
+            Action::ProcessWrite => next.process_write(self),
             Action::LoseWrite => next.replica.write = None,
-            Action::ReadLog(server) => next.read_log(server, &state.database(server)?.clone()),
-            Action::ReadHeadOnly => {
-                next.read_log(Server::First, &state.first);
-                next.replica.read.as_mut()?.evict = Evict::Nothing;
+            Action::ReadLog(server) => next.read_log(self, server, &state.database(server)?.clone()),
+            Action::ReadSnapshotOnly => {
+                next.read_log(self, Server::First, &state.first);
+                next.replica.read.as_mut()?.evicts = false;
             }
-            Action::ReadStandby => next.read_log(Server::First, &state.standby()),
+            Action::ReadStandby => next.read_log(self, Server::First, &state.standby()),
             Action::ProcessRead => {
                 let read = next.replica.read.take()?;
                 next.replica.process_read(self, &read);
             }
-            Action::AnswerFromMemory => next.is_broken = true,
-            Action::LookUp(_) | Action::LookUpOnStandby => {
+            Action::AnswerFromMemory => next.broken = Some(Broken::Valid),
+            Action::CheckLease => next.has_checked = true,
+            Action::AnswerUnknown(_) => next.broken = Some(Broken::Unknown),
+            Action::LookUp(_) => next.replica.lookup = Some(Lookup { stale: false, late: false }),
+            Action::LookUpLate(_) | Action::LookUpOnStandby => {
                 next.replica.lookup = Some(Lookup { stale: false, late: state.is_acknowledged() });
             }
             Action::JoinLookup => next.replica.lookup.as_mut()?.late = true,
             Action::ProcessLookup => {
                 let lookup = next.replica.lookup.take()?;
-                next.is_broken = lookup.late;
+                next.broken = lookup.late.then_some(Broken::Valid);
                 next.replica.process_lookup(self, &lookup);
             }
-            Action::CommitRevocation => next.commit_revocation(),
+            Action::CreateToken => next.create_token(self),
+            Action::EndCreation(_) => next.creation = Creation::Acknowledged,
+            Action::Revoke(server) => next.revoke(self, server),
             Action::ProcessCommit => next.process_commit(self),
-            Action::ReadReplicas(server) => next.read_replicas(self, server),
+            Action::RenewRevoker => next.revoker_has_renewed(self),
+            Action::ReadReplicas(_) => next.settle(self),
+            Action::EndRevocationEarly => next.end_early(),
         }
         Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![Property::always(NEVER_VALID, |_, state: &State| !state.is_broken)];
+        let mut properties = vec![
+            Property::always(NEVER_VALID, |_, state: &State| state.broken != Some(Broken::Valid)),
+            Property::always(NEVER_UNKNOWN, |_, state: &State| state.broken != Some(Broken::Unknown)),
+        ];
         if self.without.is_empty() {
             properties.extend(self.reached());
         }
@@ -138,69 +141,37 @@ impl Model for Setup {
     }
 }
 
-/// The promise.
-pub const NEVER_VALID: &str = "no validation that begins after the acknowledgement is answered valid";
+/// The promise of a revocation.
+pub const NEVER_VALID: &str =
+    "no validation that begins after the revocation's acknowledgement is answered valid";
+
+/// The promise of a creation.
+pub const NEVER_UNKNOWN: &str =
+    "no validation that begins after the creation's acknowledgement is answered unknown";
 
 impl Setup {
-    /// What must occur, or the model would prove nothing.
-    fn reached(&self) -> Vec<Property<Self>> {
-        let mut reached = vec![
-            Property::sometimes("valid from memory", |setup: &Self, state: &State| {
-                state.replica.answers_from_memory(setup)
-            }),
-            Property::sometimes("valid from a lookup", |_, state: &State| state.replica.lookup.is_some()),
-            Property::sometimes("a lookup is overtaken", |_, state: &State| {
-                state.replica.lookup.as_ref().is_some_and(|lookup| lookup.stale)
-            }),
-            Property::sometimes(
-                "validates again after the acknowledgement",
-                |setup: &Self, state: &State| state.is_acknowledged() && state.replica.has_lease(setup),
-            ),
-        ];
-        match self.revoker {
-            Revoker::Another => reached.extend([
-                Property::sometimes("acknowledged without other rows", |_, state: &State| {
-                    state.revocation == Revocation::Acknowledged(Because::NoOtherRow)
-                }),
-                Property::sometimes("acknowledged because it was seen", |_, state: &State| {
-                    state.revocation == Revocation::Acknowledged(Because::Seen)
-                }),
-                Property::sometimes("acknowledged because the lease is over", |_, state: &State| {
-                    state.revocation == Revocation::Acknowledged(Because::LeaseIsOver)
-                }),
-            ]),
-            Revoker::Itself => {
-                reached.push(Property::sometimes("acknowledged", |_, state: &State| state.is_acknowledged()))
-            }
-        }
-        if self.fault != Fault::NoFailover {
-            reached.push(Property::sometimes(
-                "valid from memory in the second epoch",
-                |setup: &Self, state: &State| {
-                    state.replica.registered == Some(Server::Second)
-                        && state.replica.answers_from_memory(setup)
-                },
-            ));
-        }
-        reached
-    }
-
     fn faults(&self, state: &State, actions: &mut Vec<Action>) {
+        let token = state.first.token;
         match self.fault {
             Fault::NoFailover => {}
             Fault::Failover | Fault::LossyFailover if state.second.is_some() => {}
-            Fault::Failover => actions.push(Action::Failover { row_is_lost: false }),
-            // Revocations that are lost with their commit are not promised to hold.
-            Fault::LossyFailover if state.first.revoked_by.is_none() => {
-                actions.extend([false, true].map(|row_is_lost| Action::Failover { row_is_lost }));
+            Fault::Failover => actions.push(Action::Failover { row_is_lost: false, token }),
+            Fault::LossyFailover => {
+                let earlier = match token {
+                    Token::Missing => None,
+                    Token::Live => Some(Token::Missing),
+                    Token::Revoked(_) => Some(Token::Live),
+                };
+                for token in earlier.into_iter().chain([token]) {
+                    actions.extend([false, true].map(|row_is_lost| Action::Failover { row_is_lost, token }));
+                }
             }
-            Fault::LossyFailover => {}
-            Fault::Crash => {
-                if !state.has_aborted && state.second.is_none() {
+            Fault::CrashInEpoch => {
+                if !state.has_aborted {
                     actions.push(Action::AbortTransaction);
                 }
                 // Any other crash only loses answers.
-                if state.first.is_unflushed && state.second.is_none() {
+                if state.first.is_unflushed {
                     actions.push(Action::Crash);
                 }
             }
@@ -210,48 +181,97 @@ impl Setup {
     /// What the replica does to have a lease.
     fn upkeep(&self, state: &State, actions: &mut Vec<Action>) {
         let replica = &state.replica;
-        let row = state.primary_database().row.as_ref();
-        if row.is_some_and(|row| row.age == LEASE) && state.other == Some(LEASE) {
-            actions.push(Action::DeleteRow);
-        }
-        if !self.has(Rule::RenewAlone) {
-            actions.push(if state.other.is_none() { Action::RegisterOther } else { Action::DeregisterOther });
-        }
         if replica.write.is_some() {
             actions.extend([Action::ProcessWrite, Action::LoseWrite]);
         } else if replica.registered.is_none() {
             actions.push(Action::Register);
-        } else if replica.head.is_some() {
+        } else if replica.seen(self, state.run).is_some() {
             actions.push(Action::Renew);
         }
         if replica.read.is_some() {
             actions.push(Action::ProcessRead);
         } else if replica.registered.is_some() {
-            actions.push(Action::ReadLog(Server::First));
+            actions.extend(state.servers().map(|(server, _)| Action::ReadLog(server)));
             match &state.second {
-                Some(_) => actions.push(Action::ReadLog(Server::Second)),
+                Some(_) => {}
                 None if !self.has(Rule::NoStandby) => actions.push(Action::ReadStandby),
-                None if !self.has(Rule::OneConnection) => actions.push(Action::ReadHeadOnly),
+                None if !self.has(Rule::OneStatement) => actions.push(Action::ReadSnapshotOnly),
                 None => {}
+            }
+        }
+    }
+
+    fn removal(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.others_come_and_go() {
+            actions.push(if state.other { Action::DeregisterOther } else { Action::RegisterOther });
+        }
+        // After the acknowledgement a removal could only end the lease.
+        if state.is_acknowledged() {
+            return;
+        }
+        if state.may_note_row() {
+            actions.push(Action::NoteRow);
+        }
+        if state.may_remove_row(self) {
+            actions.push(Action::RemoveRow);
+        }
+    }
+
+    fn creation(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.creation == Creation::Idle {
+            actions.push(Action::CreateToken);
+        }
+        let ends = state.servers().filter(|(server, _)| state.may_end_creation(*server));
+        actions.extend(ends.map(|(server, _)| Action::EndCreation(server)));
+    }
+
+    fn revocation(&self, state: &State, actions: &mut Vec<Action>) {
+        match &state.revocation {
+            Revocation::Idle if state.may_revoke(self) => {
+                let is_asked = |server| server == state.primary() || !self.is_lossy();
+                let servers = state.servers().filter(|(server, _)| is_asked(*server));
+                actions.extend(servers.map(|(server, _)| Action::Revoke(server)));
+            }
+            Revocation::Idle | Revocation::Acknowledged => {}
+            Revocation::Committed(_) => {
+                actions.extend([Action::ProcessCommit, Action::EndRevocationEarly]);
+            }
+            Revocation::Waiting(wait) => {
+                actions.push(Action::EndRevocationEarly);
+                if state.revoker_may_renew(self, wait) {
+                    actions.push(Action::RenewRevoker);
+                }
+                let settles =
+                    state.servers().filter(|(server, _)| state.settles(self, wait, *server).is_some());
+                actions.extend(settles.map(|(server, _)| Action::ReadReplicas(server)));
             }
         }
     }
 
     fn validations(&self, state: &State, actions: &mut Vec<Action>) {
         let replica = &state.replica;
-        if state.is_acknowledged() && replica.answers_from_memory(self) {
+        let (is_late, has_lease) = (state.is_acknowledged(), replica.has_lease_to_look_up(self));
+        if is_late && replica.answers_from_memory(self) {
             actions.push(Action::AnswerFromMemory);
         }
-        if state.is_acknowledged() && replica.may_join(self) {
+        if is_late && replica.may_join(self) {
             actions.push(Action::JoinLookup);
         }
-        for server in [Server::First, Server::Second] {
-            let is_live = state.database(server).is_some_and(|database| database.revoked_by.is_none());
-            if is_live && replica.may_look_up(self, server) {
-                actions.push(Action::LookUp(server));
+        if has_lease && state.may_check_lease() {
+            actions.push(Action::CheckLease);
+        }
+        for (server, database) in state.servers().filter(|(server, _)| replica.may_look_up(self, *server)) {
+            match database.token {
+                Token::Live if is_late && has_lease => {
+                    actions.extend([Action::LookUp(server), Action::LookUpLate(server)]);
+                }
+                Token::Live => actions.push(Action::LookUp(server)),
+                Token::Missing if state.may_answer_unknown() => actions.push(Action::AnswerUnknown(server)),
+                Token::Missing | Token::Revoked(_) => {}
             }
         }
-        if !self.has(Rule::NoStandby) && state.second.is_none() && replica.may_look_up(self, Server::First) {
+        let has_standby = !self.has(Rule::NoStandby) && state.second.is_none();
+        if has_standby && has_lease && replica.may_look_up(self, Server::First) {
             actions.push(Action::LookUpOnStandby);
         }
         if replica.lookup.is_some() {

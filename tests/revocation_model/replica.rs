@@ -8,13 +8,15 @@ use super::{
 /// How many ticks a lease lasts. Ages stop here: older makes no difference.
 pub const LEASE: u8 = 2;
 
-/// What a read of the log tells of the revocation.
+/// A run of the server. A crash without a new epoch ends a run and all of its sessions.
+pub type Run = u8;
+
+/// How far the log was read.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub enum Evict {
-    Nothing,
-    Token,
-    /// The first read after a registration, or in another session.
-    All,
+pub struct Position {
+    pub snapshot: Snapshot,
+    /// The run of the server that was read.
+    pub run: Run,
 }
 
 /// A read of the log that took place on the server and whose answer is not processed yet.
@@ -22,8 +24,9 @@ pub enum Evict {
 pub struct Read {
     pub age: u8,
     pub epoch: Epoch,
-    pub snapshot: Snapshot,
-    pub evict: Evict,
+    pub position: Position,
+    /// It shows the revocation, or does not start from an earlier read.
+    pub evicts: bool,
     pub row_is_there: bool,
     /// No other replica had a row.
     pub is_alone: bool,
@@ -34,12 +37,23 @@ pub struct Read {
 pub struct Write {
     pub age: u8,
     pub kind: WriteKind,
+    /// It began while this replica's revocation waited for a renewal.
+    pub is_awaited: bool,
+}
+
+impl Write {
+    /// Whether it makes no difference when the answer comes, if it comes at all.
+    fn has_no_effect(&self, setup: &Setup) -> bool {
+        let extends_lease = self.age < LEASE || !setup.has(Rule::RenewalFromBegin);
+        let is_reported = matches!(self.kind, WriteKind::Renewed(_)) && !setup.has_crashes();
+        is_reported && !extends_lease && !self.is_awaited
+    }
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum WriteKind {
     Registered(Epoch),
-    Renewed,
+    Renewed(Snapshot),
     NoRow,
 }
 
@@ -56,14 +70,14 @@ pub struct Lookup {
 pub struct Replica {
     /// The epoch of its row.
     pub registered: Option<Epoch>,
-    /// Its memory was emptied after a read that began after the registration.
-    pub ready: bool,
     /// Ticks since the last successful read began.
     pub read_age: u8,
     /// Ticks since the last successful write to its row began.
     pub write_age: u8,
-    /// The snapshot of the last read whose evictions are done.
-    pub head: Option<Snapshot>,
+    /// The last read whose evictions are done. The first one after the registration empties the memory.
+    pub head: Option<Position>,
+    /// What the last renewal that was committed has reported. Tracked only with crashes.
+    pub reported: Option<Snapshot>,
     pub cached: bool,
     pub read: Option<Read>,
     pub write: Option<Write>,
@@ -74,10 +88,10 @@ impl Replica {
     pub fn new() -> Self {
         Self {
             registered: None,
-            ready: false,
             read_age: LEASE,
             write_age: LEASE,
             head: None,
+            reported: None,
             cached: false,
             read: None,
             write: None,
@@ -87,7 +101,7 @@ impl Replica {
 
     pub fn has_lease(&self, setup: &Setup) -> bool {
         let renewed = self.write_age < LEASE || !setup.has(Rule::Renewal);
-        self.ready && self.read_age < LEASE && renewed
+        self.head.is_some() && self.read_age < LEASE && renewed
     }
 
     pub fn answers_from_memory(&self, setup: &Setup) -> bool {
@@ -96,10 +110,14 @@ impl Replica {
 
     /// Whether a validation that memory does not answer may ask `server`.
     pub fn may_look_up(&self, setup: &Setup, server: Server) -> bool {
-        let with_lease = self.has_lease(setup) || !setup.has(Rule::LeaseToLookUp);
         let in_epoch = self.registered == Some(server) || !setup.has(Rule::EpochOfLookup);
         let free = self.lookup.as_ref().is_none_or(|lookup| lookup.stale && setup.has(Rule::TicketToJoin));
-        with_lease && in_epoch && free && !self.answers_from_memory(setup)
+        in_epoch && free && !self.answers_from_memory(setup)
+    }
+
+    /// Whether a validation that begins now may look the token up.
+    pub fn has_lease_to_look_up(&self, setup: &Setup) -> bool {
+        self.has_lease(setup) || !setup.has(Rule::LeaseToLookUp)
     }
 
     /// Whether a caller that comes now shares the lookup in flight.
@@ -110,33 +128,45 @@ impl Replica {
         with_lease && current && !self.answers_from_memory(setup)
     }
 
-    /// What a renewal that begins now writes as `seen`.
-    pub fn seen(&self, setup: &Setup) -> Option<Snapshot> {
-        match &self.read {
-            Some(read) if !setup.has(Rule::EvictBeforeSeen) => Some(read.snapshot),
-            _ => self.head,
-        }
+    /// The position from which a read in this run of the server starts; `None` if it has to empty the memory.
+    pub fn read_from(&self, setup: &Setup, run: Run) -> Option<Snapshot> {
+        let head = self.head?;
+        if head.run == run || !setup.has(Rule::Rewind) { Some(head.snapshot) } else { self.reported }
     }
 
-    pub fn tick(&mut self) {
+    /// What a renewal that begins now in this run of the server reports, if it may report anything.
+    pub fn seen(&self, setup: &Setup, run: Run) -> Option<Snapshot> {
+        let position = match &self.read {
+            Some(read) if !setup.has(Rule::EvictBeforeSeen) => read.position,
+            _ => self.head?,
+        };
+        let is_of_session = position.run == run || !setup.has(Rule::RenewOnOlderSession);
+        is_of_session.then_some(position.snapshot)
+    }
+
+    pub fn tick(&mut self, setup: &Setup) {
         let ages = [Some(&mut self.read_age), Some(&mut self.write_age)].into_iter();
         let in_flight =
             [self.read.as_mut().map(|read| &mut read.age), self.write.as_mut().map(|write| &mut write.age)];
         for age in ages.chain(in_flight).flatten() {
             *age = LEASE.min(*age + 1);
         }
+        self.write.take_if(|write| write.has_no_effect(setup));
     }
 
-    pub fn evict(&mut self) {
+    pub fn evict(&mut self, setup: &Setup) {
         self.cached = false;
         if let Some(lookup) = &mut self.lookup {
             lookup.stale = true;
         }
+        // Dropped if nothing can come of it.
+        let has_rules = setup.has(Rule::TicketToCache) && setup.has(Rule::TicketToJoin);
+        self.lookup.take_if(|lookup| has_rules && !lookup.late);
     }
 
     /// Voids the lease. What is in flight belongs to the old registration and no longer counts.
-    fn void(&mut self) {
-        self.evict();
+    fn void(&mut self, setup: &Setup) {
+        self.evict(setup);
         *self = Self { lookup: self.lookup.take(), ..Self::new() };
     }
 
@@ -145,13 +175,12 @@ impl Replica {
         let row_is_there =
             read.row_is_there || !setup.has(Rule::RowIsThere) || !setup.has(Rule::RegisterFirst);
         if !same_epoch || !row_is_there {
-            return self.void();
+            return self.void(setup);
         }
-        if read.evict != Evict::Nothing {
-            self.evict();
+        if read.evicts {
+            self.evict(setup);
         }
-        self.head = Some(read.snapshot);
-        self.ready = true;
+        self.head = Some(read.position);
         self.read_age = if setup.has(Rule::ReadFromBegin) { read.age } else { 0 };
         if read.is_alone && !setup.has(Rule::RenewAlone) {
             self.write_age = self.write_age.min(read.age);
@@ -160,9 +189,11 @@ impl Replica {
 
     pub fn process_write(&mut self, setup: &Setup, write: &Write) {
         match write.kind {
-            WriteKind::NoRow => return self.void(),
+            WriteKind::NoRow => return self.void(setup),
             WriteKind::Registered(epoch) => self.registered = Some(epoch),
-            WriteKind::Renewed => {}
+            WriteKind::Renewed(seen) => {
+                self.reported = setup.has_crashes().then_some(seen);
+            }
         }
         self.write_age = if setup.has(Rule::RenewalFromBegin) { write.age } else { 0 };
     }

@@ -1,32 +1,21 @@
-//! States, and what each step does.
+//! The state, and what each step of the validating replica and each fault does.
 
 use super::{
-    database::{Database, Epoch, Row, Server},
-    replica::{Evict, LEASE, Read, Replica, Write, WriteKind},
-    setup::{Revoker, Rule, Setup},
+    creation::Creation,
+    database::{Database, Epoch, Row, Server, Token},
+    removal::Note,
+    replica::{LEASE, Position, Read, Replica, Run, Write, WriteKind},
+    revocation::Revocation,
+    setup::{Rule, Setup},
 };
 
-/// How far the revocation is.
-#[derive(Clone, Debug, Hash, PartialEq, Eq)]
-pub enum Revocation {
-    Idle,
-    Committed(Epoch),
-    /// The commit was answered `age` ticks ago.
-    Waiting {
-        epoch: Epoch,
-        age: u8,
-    },
-    /// OK was returned.
-    Acknowledged(Because),
-    /// An error was returned.
-    Failed,
-}
-
+/// A promise that was broken.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub enum Because {
-    NoOtherRow,
-    Seen,
-    LeaseIsOver,
+pub enum Broken {
+    /// A validation that began after the revocation's acknowledgement was answered "valid".
+    Valid,
+    /// A validation that began after the creation's acknowledgement was answered "unknown".
+    Unknown,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -34,18 +23,46 @@ pub struct State {
     pub first: Database,
     /// After a failover.
     pub second: Option<Database>,
+    pub run: Run,
     pub has_aborted: bool,
-    /// Ticks since another replica registered.
-    pub other: Option<u8>,
+    /// Another replica is registered: it removes rows, and may revoke.
+    pub other: bool,
+    /// What it has noted of the row of the validating replica.
+    pub note: Option<Note>,
     pub replica: Replica,
+    pub creation: Creation,
     pub revocation: Revocation,
-    /// A validation that began after the acknowledgement was answered "valid".
-    pub is_broken: bool,
+    /// A validation that began after the creation's acknowledgement has checked its lease, and has not read yet.
+    /// Tracked only if there is a server that lacks the token.
+    pub has_checked: bool,
+    pub broken: Option<Broken>,
 }
 
 impl State {
+    pub fn new(setup: &Setup) -> Self {
+        Self {
+            first: Database::new(Token::Missing),
+            second: None,
+            run: 0,
+            has_aborted: false,
+            other: !setup.others_come_and_go(),
+            note: None,
+            replica: Replica::new(),
+            creation: Creation::Idle,
+            revocation: Revocation::Idle,
+            has_checked: false,
+            broken: None,
+        }
+    }
+
     pub fn primary(&self) -> Server {
         if self.second.is_some() { Server::Second } else { Server::First }
+    }
+
+    pub fn servers(&self) -> impl Iterator<Item = (Server, &Database)> {
+        [(Server::First, Some(&self.first)), (Server::Second, self.second.as_ref())]
+            .into_iter()
+            .filter_map(|(server, database)| Some((server, database?)))
     }
 
     pub fn database(&self, server: Server) -> Option<&Database> {
@@ -55,40 +72,56 @@ impl State {
         }
     }
 
+    pub fn database_mut(&mut self, server: Server) -> Option<&mut Database> {
+        match server {
+            Server::First => Some(&mut self.first),
+            Server::Second => self.second.as_mut(),
+        }
+    }
+
     pub fn primary_database(&self) -> &Database {
         self.second.as_ref().unwrap_or(&self.first)
     }
 
-    fn writable(&mut self) -> &mut Database {
+    pub fn writable(&mut self) -> &mut Database {
         self.second.as_mut().unwrap_or(&mut self.first)
-    }
-
-    pub fn is_acknowledged(&self) -> bool {
-        matches!(self.revocation, Revocation::Acknowledged(_))
     }
 
     /// The first server's standby, as far behind as can be.
     pub fn standby(&self) -> Database {
-        Database { row: self.first.row.clone(), ..Database::default() }
+        Database { row: self.first.row.clone(), ..Database::new(Token::Live) }
     }
 
-    pub fn tick(&mut self) {
-        self.replica.tick();
-        if let Some(age) = &mut self.other {
+    pub fn tick(&mut self, setup: &Setup) {
+        self.replica.tick(setup);
+        let note = self.note.as_mut().map(|note| &mut note.age);
+        let ages = [note, self.revocation.age(), self.creation.age()];
+        for age in ages.into_iter().flatten() {
             *age = LEASE.min(*age + 1);
         }
-        if let Some(row) = &mut self.writable().row {
-            row.age = LEASE.min(row.age + 1);
-        }
-        if let Revocation::Waiting { age, .. } = &mut self.revocation {
-            *age = LEASE.min(*age + 1);
-        }
+        // It is removed as soon as it may be: while it is there, it only makes calls wait.
+        let placeholder = &mut self.writable().placeholder;
+        *placeholder = placeholder.map(|age| age + 1).filter(|age| *age < LEASE);
     }
 
-    pub fn fail_over(&mut self, row_is_lost: bool, rows_lost: bool) {
-        let mut second = Database { rows_lost, ..self.first.clone() };
+    /// A failover to a standby where the token is in this state.
+    pub fn fail_over(&mut self, setup: &Setup, row_is_lost: bool, token: Token) {
+        let mut second = Database { token, ..self.first.clone() };
+        second.restart();
+        if setup.is_lossy() && setup.has(Rule::WaitForLostRows) {
+            second.placeholder = Some(0);
+        }
         if row_is_lost {
             second.row = None;
+        }
+        match (self.first.token, token) {
+            // Nobody promises that a lost revocation holds.
+            (Token::Revoked(id), Token::Live) => {
+                second.next_id = id;
+                self.end_early();
+            }
+            (Token::Live, Token::Missing) => self.creation = Creation::Lost,
+            _ => {}
         }
         self.second = Some(second);
     }
@@ -99,108 +132,65 @@ impl State {
         self.first.is_unflushed = true;
     }
 
-    pub fn crash(&mut self, setup: &Setup) {
-        let next_id = self.first.next_id - 1;
-        let restarted = Database { next_id, is_unflushed: false, ..self.first.clone() };
-        if setup.has(Rule::EpochOfCrash) {
-            self.second = Some(restarted);
-        } else {
-            self.first = restarted;
-        }
+    pub fn crash(&mut self) {
+        self.run += 1;
+        self.first.restart();
     }
 
     pub fn register(&mut self, setup: &Setup) {
         let epoch = self.primary();
+        self.row_is_registered(setup);
         let database = self.writable();
         // Without the rule, the replica goes on before its row is there.
         if setup.has(Rule::RegisterFirst) {
-            database.row = Some(Row { epoch, seen: None, age: 0 });
-            database.is_unflushed = false;
+            database.row = Some(Row { epoch, seen: database.next_id, is_renewed: false });
+            database.commit();
         }
-        self.replica.write = Some(Write { age: 0, kind: WriteKind::Registered(epoch) });
-    }
-
-    /// The revocation of another token did so.
-    pub fn delete_row(&mut self) {
-        self.writable().row = None;
+        self.replica.write = Some(Write { age: 0, kind: WriteKind::Registered(epoch), is_awaited: false });
     }
 
     pub fn renew(&mut self, setup: &Setup) {
-        let (epoch, seen) = (self.primary(), self.replica.seen(setup));
+        let Some(seen) = self.replica.seen(setup, self.run) else { return };
+        let (epoch, is_awaited) = (self.primary(), self.awaits_own_renewal(setup));
         let database = self.writable();
         let row = database.row.as_mut();
         let kind = match row.filter(|row| row.epoch == epoch || !setup.has(Rule::EpochOfRenewal)) {
             Some(row) => {
                 row.seen = seen;
-                row.age = 0;
-                database.is_unflushed = false;
-                WriteKind::Renewed
+                row.is_renewed = !setup.has(Rule::NewIdPerRegistration);
+                database.commit();
+                self.row_is_renewed(setup);
+                WriteKind::Renewed(if setup.has_crashes() { seen } else { 0 })
             }
             None => WriteKind::NoRow,
         };
-        self.replica.write = Some(Write { age: 0, kind });
+        // When it began matters only if it succeeds.
+        let age = if kind == WriteKind::NoRow { LEASE } else { 0 };
+        self.replica.write = Some(Write { age, kind, is_awaited });
     }
 
-    pub fn read_log(&mut self, epoch: Epoch, database: &Database) {
-        let evict = match (self.replica.head, database.revoked_by) {
-            (None, _) => Evict::All,
-            (Some(head), Some(revocation)) if revocation >= head => Evict::Token,
-            _ => Evict::Nothing,
+    pub fn read_log(&mut self, setup: &Setup, epoch: Epoch, database: &Database) {
+        let from = self.replica.read_from(setup, self.run);
+        let evicts = match (from, database.token) {
+            (Some(from), Token::Revoked(id)) => id >= from,
+            (Some(_), _) => false,
+            (None, _) => true,
         };
         self.replica.read = Some(Read {
             age: 0,
             epoch,
-            snapshot: database.next_id,
-            evict,
+            position: Position { snapshot: database.next_id, run: self.run },
+            evicts,
             row_is_there: database.row.is_some(),
-            is_alone: self.other.is_none(),
+            is_alone: !self.other,
         });
     }
 
-    pub fn commit_revocation(&mut self) {
-        let epoch = self.primary();
-        let database = self.writable();
-        database.revoked_by = Some(database.next_id);
-        database.next_id += 1;
-        database.is_unflushed = false;
-        self.revocation = Revocation::Committed(epoch);
-    }
-
-    pub fn process_commit(&mut self, setup: &Setup) {
-        let Revocation::Committed(epoch) = self.revocation else { return };
-        if setup.revoker == Revoker::Itself && setup.has(Rule::EvictLocally) {
-            self.replica.evict();
-        }
-        self.revocation = if setup.has(Rule::Wait) {
-            Revocation::Waiting { epoch, age: 0 }
-        } else {
-            Revocation::Acknowledged(Because::NoOtherRow)
-        };
-    }
-
-    /// Reads the rows of the other replicas, and decides.
-    pub fn read_replicas(&mut self, setup: &Setup, server: Server) {
-        let Revocation::Waiting { epoch, age } = self.revocation else { return };
-        let own_epoch = match setup.revoker {
-            Revoker::Another => Some(epoch),
-            Revoker::Itself => self.replica.registered,
-        };
-        let may_decide = (server == epoch || !setup.has(Rule::EpochOfWait))
-            && (own_epoch == Some(epoch) || !setup.has(Rule::EpochOfRevoker));
-        if !may_decide {
-            self.revocation = Revocation::Failed;
-            return;
-        }
-        let Some(database) = self.database(server) else { return };
-        let is_over = age == LEASE;
-        let because = match database.row.as_ref().filter(|_| setup.revoker == Revoker::Another) {
-            None => Some(Because::NoOtherRow),
-            Some(row) if row.epoch == server && row.seen >= Some(database.next_id) => Some(Because::Seen),
-            Some(_) => is_over.then_some(Because::LeaseIsOver),
-        };
-        let rows_may_be_lost = database.rows_lost && setup.has(Rule::WaitForLostRows) && !is_over;
-        if let Some(because) = because.filter(|_| !rows_may_be_lost) {
-            self.revocation = Revocation::Acknowledged(because);
+    pub fn process_write(&mut self, setup: &Setup) {
+        let Some(write) = self.replica.write.take() else { return };
+        self.replica.process_write(setup, &write);
+        if write.is_awaited && matches!(write.kind, WriteKind::Renewed(_)) {
+            self.revoker_has_renewed(setup);
         }
     }
 }
