@@ -79,9 +79,12 @@ fn with_sqlite_a_single_replica_need_not_renew(#[case] revoker: Revoker) {
 #[case(EpochOfRevoker, Itself, Failover)]
 #[case(WaitForLostRows, Another, LossyFailover)]
 #[case(Rewind, Another, CrashInEpoch)]
+#[case(RewindToRenewal, Another, CrashInEpoch)]
 #[case(RenewOnOlderSession, Another, CrashInEpoch)]
+#[case(ReportOnOlderSession, Another, CrashInEpoch)]
 #[case(NewIdPerRegistration, Another, NoFailover)]
 #[case(RemovalIsConditional, Another, NoFailover)]
+#[case(LeaseEndsBeforeLeaving, Another, NoFailover)]
 fn without_this_rule_a_revoked_token_is_accepted(
     #[case] rule: Rule,
     #[case] revoker: Revoker,

@@ -126,7 +126,9 @@ impl From<RegistryError> for Status {
             RegistryError::Busy | RegistryError::Hash(HashError::Busy) => overloaded(),
             RegistryError::Store(StoreError::Text) => Status::invalid_argument(message),
             // The health check, and the task that renews the lease, have logged it already.
-            RegistryError::Store(StoreError::Away | StoreError::NoLease) => unavailable(),
+            RegistryError::Store(StoreError::Away | StoreError::NoLease | StoreError::SessionChanged) => {
+                unavailable()
+            }
             RegistryError::Store(StoreError::FailedOver) => {
                 let details = ErrorDetails::with_retry_info(Some(RETRY_FAILURE));
                 Status::with_error_details(Code::Unavailable, message, details)

@@ -20,6 +20,9 @@ pub enum StoreError {
     /// succeed.
     #[error("the database server is of another epoch: it crashed, failed over or was restored")]
     EpochChanged,
+    /// A pooler gave the connection another session of the server: a later try may succeed, but hardly ever will.
+    #[error("the connection was given another session; a pooler must run in session mode")]
+    SessionChanged,
     /// The database crashed, or another server has taken over, and the change may have been lost with the earlier one: do it again.
     #[error("the database failed over before every replica had seen the change, which may be lost")]
     FailedOver,

@@ -10,7 +10,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    LogHead, Store, StoreError, epoch, log_position, session::Session, transaction::without_waiting,
+    LogHead, Store, StoreError, epoch, log_position,
+    session::{Session, is_session},
+    transaction::without_waiting,
 };
 use crate::clock::Moment;
 
@@ -101,7 +103,8 @@ impl Renewer {
     }
 
     /// Commits that the replica with this registration has evicted everything up to `seen`, and renews its lease. Returns
-    /// whether it did: not if its row is gone, or the server is not of the epoch in which `seen` was read.
+    /// whether it did: not if its row is gone, the session is another one, or the server is not of the epoch in which `seen` was
+    /// read.
     ///
     /// # Errors
     ///
@@ -149,15 +152,18 @@ impl Renewer {
             Some(session) => {
                 let mut sql = format!(
                     "UPDATE replica_states SET renewals = $2, seen = $3, renewed_at = coalesce($4, renewed_at) \
-                     WHERE id = $1 AND renewals = ANY ($5) AND {} = $6",
-                    epoch::PRESENT
+                     WHERE id = $1 AND renewals = ANY ($5) AND {} = $6 AND {}",
+                    epoch::PRESENT,
+                    is_session(7)
                 );
                 if renewed_at.is_none() {
                     sql = format!("{sql} AND {}", without_waiting(DbBackend::Postgres));
                 }
                 let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(self.attempts);
                 let query = query.bind(position).bind(renewed_at).bind(&self.possible).bind(seen.epoch);
-                session.execute(query, bound).await?
+                // It is open: what it reports was read since.
+                let name = session.name().ok_or(StoreError::Interrupted)?;
+                session.execute(query.bind(name), bound).await?
             }
             None => {
                 let sql = "UPDATE replica_states SET renewals = $2, seen = $3, renewed_at = coalesce($4, renewed_at) \

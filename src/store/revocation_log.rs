@@ -19,7 +19,7 @@ use super::{
     audit_log::EventKind,
     epoch,
     log_position::{self, MAX_BEHIND, Position},
-    session::Session,
+    session::{Session, is_session},
 };
 use crate::{clock::Moment, token::UserId};
 
@@ -128,12 +128,12 @@ impl LogReader {
     }
 }
 
-/// The columns of a state of the log; $1 is the registration of the reader.
+/// The columns of a state of the log; $1 is the registration of the reader, and on PostgreSQL $2 its session.
 fn head_columns(backend: DbBackend) -> String {
     // The time is that of the answer, not of its plan. Alone or not matters with SQLite only.
     let further = match backend {
         DbBackend::Sqlite => "NOT EXISTS (SELECT 1 FROM replicas WHERE id <> $1) AS alone",
-        _ => "clock_timestamp() AS now",
+        _ => &format!("clock_timestamp() AS now, {} AS is_session", is_session(2)),
     };
     format!(
         "(SELECT max(id) FROM token_events) AS last_id, server.epoch, \
@@ -163,31 +163,38 @@ async fn read_postgres(
 ) -> Result<LogRead, StoreError> {
     let columns = head_columns(DbBackend::Postgres);
     let since = from.and_then(|from| from.position.as_snapshot());
+    session.open(bound).await?;
+    let name = session.name();
     let rows = match since {
         None => {
             let sql = format!(
                 "SELECT head.*, NULL AS user_id, NULL::uuid AS token_id FROM (SELECT {columns}) AS head"
             );
-            session.fetch(sqlx::query(AssertSqlSafe(sql)).bind(registration), bound).await?
+            session.fetch(sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(name), bound).await?
         }
         Some(since) => {
             let limit = MAX_BEHIND + 1;
-            let later = evicting_events("xid >= $2::text::xid8");
-            let earlier = evicting_events("xid = ANY ($3::text::xid8[])");
+            let later = evicting_events("xid >= $3::text::xid8");
+            let earlier = evicting_events("xid = ANY ($4::text::xid8[])");
             let sql = format!(
                 "SELECT head.*, events.user_id, events.token_id FROM (SELECT {columns}) AS head LEFT JOIN \
                  ((SELECT * FROM ({later} ORDER BY xid LIMIT {limit}) AS later) \
                  UNION ALL ({earlier} LIMIT {limit})) AS events ON TRUE"
             );
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(since.xmax().to_string());
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(name);
+            let query = query.bind(since.xmax().to_string());
             session.fetch(query.bind(since.in_progress_as_array()), bound).await?
         }
     };
     let rows: Vec<QueryResult> = rows.into_iter().map(QueryResult::from).collect();
     let first = rows.first().ok_or_else(|| DbErr::RecordNotFound("the head of the log".to_owned()))?;
+    if first.try_get_by_index::<Option<bool>>(5)? != Some(true) {
+        session.close();
+        return Err(StoreError::SessionChanged);
+    }
     let head = LogHead { time: Some(first.try_get_by_index(4)?), ..head(first)? };
     let has_all = rows.len() <= MAX_BEHIND && from.is_some_and(|from| head.continues(from));
-    let evictions = || rows.iter().filter_map(|row| eviction(row, 5).transpose()).collect::<Result<_, _>>();
+    let evictions = || rows.iter().filter_map(|row| eviction(row, 6).transpose()).collect::<Result<_, _>>();
     Ok(LogRead { evictions: has_all.then(evictions).transpose()?, head })
 }
 

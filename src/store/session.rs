@@ -11,6 +11,7 @@ use sea_orm::sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSeverity},
     query::Query,
 };
+use uuid::Uuid;
 
 use super::StoreError;
 use crate::clock::Moment;
@@ -30,8 +31,15 @@ pub(super) struct Session {
 #[derive(Debug)]
 struct Backend {
     connection: PgConnection,
+    name: String,
     process: i32,
     opened_at: Moment,
+}
+
+/// A condition that the statement runs in the session with the name in this parameter. A pooler may have given the connection
+/// another session.
+pub(super) fn is_session(parameter: u32) -> String {
+    format!("current_setting('latchkey.session', true) = ${parameter}")
 }
 
 /// How long opening another connection in place of one that hangs may take.
@@ -49,6 +57,16 @@ impl Session {
     /// Returns since when the connection has been open, if it is.
     pub(super) fn opened_at(&self) -> Option<Moment> {
         self.open.as_ref().map(|open| open.opened_at)
+    }
+
+    /// Returns the name that PostgreSQL knows the session by, if it is open.
+    pub(super) fn name(&self) -> Option<String> {
+        self.open.as_ref().map(|open| open.name.clone())
+    }
+
+    /// Closes the connection.
+    pub(super) fn close(&mut self) {
+        self.open = None;
     }
 
     /// Opens the connection unless it is open.
@@ -121,12 +139,14 @@ impl Session {
 
     async fn connect(&mut self) -> Result<Backend, StoreError> {
         let mut connection = self.options.connect().await?;
-        let process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+        let name = Uuid::now_v7().to_string();
+        let begin = "SELECT pg_backend_pid() FROM set_config('latchkey.session', $1, false)";
+        let process = sqlx::query_scalar(begin).bind(&name).fetch_one(&mut connection).await?;
         if let Some(stuck) = self.stuck {
             sqlx::query(END_STUCK).bind(stuck).execute(&mut connection).await?;
             self.stuck = None;
         }
-        Ok(Backend { connection, process, opened_at: Moment::now() })
+        Ok(Backend { connection, name, process, opened_at: Moment::now() })
     }
 }
 

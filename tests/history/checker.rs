@@ -64,8 +64,21 @@ pub struct Validation {
 /// Checks every answer, and keeps what it needs to explain a violation.
 pub struct Checker {
     pub start: Instant,
-    log: Mutex<Vec<(Duration, String)>>,
-    violations: Mutex<Vec<(Duration, String)>>,
+    log: Mutex<Vec<Entry>>,
+    violations: Mutex<Vec<Violation>>,
+}
+
+/// Something that happened: to all, or to the tokens of one user.
+struct Entry {
+    at: Duration,
+    user: Option<String>,
+    what: String,
+}
+
+struct Violation {
+    at: Duration,
+    user: String,
+    what: String,
 }
 
 /// How much of the history is printed with a violation.
@@ -80,18 +93,24 @@ impl Checker {
         self.start.elapsed()
     }
 
-    /// Notes something for the history.
-    pub fn note(&self, what: String) {
-        self.log.lock().unwrap().push((self.now(), what));
+    /// Records a fault.
+    pub fn note_fault(&self, what: String) {
+        self.log.lock().unwrap().push(Entry { at: self.now(), user: None, what });
+    }
+
+    /// Records something that happened to tokens of this user.
+    pub fn note(&self, user: &str, what: String) {
+        self.log.lock().unwrap().push(Entry { at: self.now(), user: Some(user.to_owned()), what });
     }
 
     /// Checks an answer. A token whose revocation was acknowledged before the validation began must not be valid; one that
-    /// nobody has asked to revoke must be.
+    /// nobody has asked to revoke must be; and none is unknown, since revoked ones are kept.
     pub fn check(&self, token: &TokenHistory, validation: &Validation) {
         let acknowledged = token.acknowledged.load(Ordering::SeqCst);
         let violation = match validation.verdict {
             Ok(()) if nanos(validation.invoked) > acknowledged => "was accepted after its revocation",
             Err(_) if token.is_live() => "was refused although nobody revoked it",
+            Err(Reason::Unknown) => "was unknown although it was created",
             _ => return,
         };
         let acknowledged = match acknowledged {
@@ -100,22 +119,28 @@ impl Checker {
         };
         let (id, user) = (&token.id, &token.user);
         let Validation { replica, invoked, returned, verdict } = validation;
-        let text = format!(
+        let what = format!(
             "token {id} of {user} {violation}: {acknowledged}; replica {replica} said {verdict:?} between \
              {invoked:?} and {returned:?}"
         );
-        self.violations.lock().unwrap().push((*returned, text));
+        self.violations.lock().unwrap().push(Violation { at: *returned, user: user.clone(), what });
     }
 
-    /// Returns the violations, each with the history around it.
+    /// Returns the violations, each with the faults and what happened to the tokens of its user before it.
     pub fn violations(&self) -> Vec<String> {
         let log = self.log.lock().unwrap();
-        let violations = self.violations.lock().unwrap();
-        let recent = |until: Duration| {
-            let lines = log.iter().filter(move |(at, _)| *at + CONTEXT > until && *at <= until);
-            lines.map(|(at, what)| format!("  {at:?} {what}\n")).collect::<String>()
+        let history = |violation: &Violation| {
+            let from = violation.at.saturating_sub(CONTEXT);
+            let is_related = |entry: &&Entry| {
+                (from..=violation.at).contains(&entry.at)
+                    && entry.user.as_ref().is_none_or(|user| *user == violation.user)
+            };
+            let lines =
+                log.iter().filter(is_related).map(|Entry { at, what, .. }| format!("  {at:?} {what}\n"));
+            lines.collect::<String>()
         };
-        violations.iter().map(|(at, violation)| format!("{violation}\n{}", recent(*at))).collect()
+        let violations = self.violations.lock().unwrap();
+        violations.iter().map(|violation| format!("{}\n{}", violation.what, history(violation))).collect()
     }
 
     pub fn has_failed(&self) -> bool {
@@ -146,5 +171,6 @@ fn a_violation_is_found_and_what_is_allowed_is_not_one() {
     assert!(!checker.has_failed());
     checker.check(&revoked, &at(6, Ok(())));
     checker.check(&live, &at(6, Err(Reason::Unknown)));
-    assert_eq!(checker.violations().len(), 2);
+    checker.check(&revoked, &at(6, Err(Reason::Unknown)));
+    assert_eq!(checker.violations().len(), 3);
 }

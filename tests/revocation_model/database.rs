@@ -27,6 +27,8 @@ pub enum Token {
 pub struct Row {
     pub epoch: Epoch,
     pub seen: Snapshot,
+    /// What a crash leaves of `seen`. A report is not written to the disk at once.
+    pub durable_seen: Snapshot,
     /// It was renewed. Tracked only if ids are used again: otherwise no note about one row can apply to another.
     pub is_renewed: bool,
 }
@@ -51,6 +53,9 @@ impl Database {
     /// A commit writes everything to the disk that was done before it.
     pub fn commit(&mut self) {
         self.is_unflushed = false;
+        if let Some(row) = &mut self.row {
+            row.durable_seen = row.seen;
+        }
     }
 
     /// The server starts again after a crash, or its standby takes over.
@@ -58,6 +63,9 @@ impl Database {
         if self.is_unflushed {
             self.next_id -= 1;
             self.is_unflushed = false;
+        }
+        if let Some(row) = &mut self.row {
+            row.seen = row.durable_seen;
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Action {
     Crash,
     Register,
     Renew,
+    Report(Server),
+    Leave,
     NoteRow,
     RemoveRow,
     RegisterOther,
@@ -89,6 +91,8 @@ impl Model for Setup {
             Action::Crash => next.crash(),
             Action::Register => next.register(self),
             Action::Renew => next.renew(self),
+            Action::Report(server) => next.report(self, server),
+            Action::Leave => next.leave(self),
             Action::NoteRow => next.note_row(),
             Action::RemoveRow => next.remove_row(self),
             Action::RegisterOther => next.register_other(self),
@@ -185,9 +189,11 @@ impl Setup {
             actions.extend([Action::ProcessWrite, Action::LoseWrite]);
         } else if replica.registered.is_none() {
             actions.push(Action::Register);
-        } else if replica.seen(self, state.run).is_some() {
+        } else if replica.renewed_seen(self, state.run).is_some() {
             actions.push(Action::Renew);
         }
+        let reports = state.servers().filter(|(server, _)| state.may_report(self, *server));
+        actions.extend(reports.map(|(server, _)| Action::Report(server)));
         if replica.read.is_some() {
             actions.push(Action::ProcessRead);
         } else if replica.registered.is_some() {
@@ -208,6 +214,9 @@ impl Setup {
         // After the acknowledgement a removal could only end the lease.
         if state.is_acknowledged() {
             return;
+        }
+        if state.replica.registered.is_some() && state.primary_database().row.is_some() {
+            actions.push(Action::Leave);
         }
         if state.may_note_row() {
             actions.push(Action::NoteRow);

@@ -120,14 +120,17 @@ fn reached_by_losses() -> [Property<Setup>; 3] {
     ]
 }
 
-fn reached_by_crashes() -> [Property<Setup>; 2] {
+fn reached_by_crashes() -> [Property<Setup>; 3] {
     [
+        Property::sometimes("a report may be lost", |_, state: &State| {
+            state.first.row.as_ref().is_some_and(|row| row.seen != row.durable_seen)
+        }),
         Property::sometimes("reads again from the last renewal", |_, state: &State| {
             let is_of_session = state.replica.head.is_none_or(|head| head.run == state.run);
             !is_of_session && state.replica.reported.is_some() && state.replica.read.is_some()
         }),
         Property::sometimes("cannot renew before it has read again", |setup: &Setup, state: &State| {
-            state.replica.head.is_some() && state.replica.seen(setup, state.run).is_none()
+            state.replica.head.is_some() && state.replica.renewed_seen(setup, state.run).is_none()
         }),
     ]
 }

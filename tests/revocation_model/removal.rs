@@ -1,4 +1,4 @@
-//! Removal of the row of the validating replica, and of the placeholder, by another replica.
+//! Removal of the row of the validating replica, by another replica or by itself.
 
 use super::{
     replica::LEASE,
@@ -37,6 +37,14 @@ impl State {
         if setup.has(Rule::NewIdPerRegistration) {
             self.note = None;
         }
+    }
+
+    /// The replica leaves, and may register anew.
+    pub fn leave(&mut self, setup: &Setup) {
+        if setup.has(Rule::LeaseEndsBeforeLeaving) {
+            self.replica.void(setup);
+        }
+        self.remove_row(setup);
     }
 
     /// The note no longer agrees with the row. Without the rule, the remover does not notice if it has just read that

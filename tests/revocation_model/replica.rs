@@ -76,7 +76,7 @@ pub struct Replica {
     pub write_age: u8,
     /// The last read whose evictions are done. The first one after the registration empties the memory.
     pub head: Option<Position>,
-    /// What the last renewal that was committed has reported. Tracked only with crashes.
+    /// What the last renewal that was committed has told. Tracked only with crashes.
     pub reported: Option<Snapshot>,
     pub cached: bool,
     pub read: Option<Read>,
@@ -134,13 +134,22 @@ impl Replica {
         if head.run == run || !setup.has(Rule::Rewind) { Some(head.snapshot) } else { self.reported }
     }
 
-    /// What a renewal that begins now in this run of the server reports, if it may report anything.
-    pub fn seen(&self, setup: &Setup, run: Run) -> Option<Snapshot> {
+    /// What a renewal that begins now in this run of the server tells, if there is one.
+    pub fn renewed_seen(&self, setup: &Setup, run: Run) -> Option<Snapshot> {
+        self.seen(setup, run, Rule::RenewOnOlderSession)
+    }
+
+    /// What a report that begins now in this run of the server tells, if there is one.
+    pub fn reported_seen(&self, setup: &Setup, run: Run) -> Option<Snapshot> {
+        self.seen(setup, run, Rule::ReportOnOlderSession)
+    }
+
+    fn seen(&self, setup: &Setup, run: Run, rule: Rule) -> Option<Snapshot> {
         let position = match &self.read {
             Some(read) if !setup.has(Rule::EvictBeforeSeen) => read.position,
             _ => self.head?,
         };
-        let is_of_session = position.run == run || !setup.has(Rule::RenewOnOlderSession);
+        let is_of_session = position.run == run || !setup.has(rule);
         is_of_session.then_some(position.snapshot)
     }
 
@@ -165,7 +174,7 @@ impl Replica {
     }
 
     /// Voids the lease. What is in flight belongs to the old registration and no longer counts.
-    fn void(&mut self, setup: &Setup) {
+    pub fn void(&mut self, setup: &Setup) {
         self.evict(setup);
         *self = Self { lookup: self.lookup.take(), ..Self::new() };
     }

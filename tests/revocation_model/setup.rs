@@ -59,8 +59,12 @@ pub enum Rule {
     OneStatement,
     /// When the session that reads is lost, the next read starts from the position of the last committed renewal.
     Rewind,
-    /// A renewal reports only a read that began after the session of the renewal was opened.
+    /// That position is not the one of a report, which a crash may lose.
+    RewindToRenewal,
+    /// A renewal tells only of a read that began after the session of the renewal was opened.
     RenewOnOlderSession,
+    /// So does a report.
+    ReportOnOlderSession,
     /// A registration has an id that was never used.
     NewIdPerRegistration,
     /// A row is removed only if it has not been renewed since it was noted.
@@ -69,6 +73,8 @@ pub enum Rule {
     RemoverIsRegistered,
     /// A replica drops its notes about the others when it registers anew.
     NotesEndWithRegistration,
+    /// A replica that leaves ends its lease before it removes its row.
+    LeaseEndsBeforeLeaving,
     /// A creation waits until no replica has a lease of an earlier epoch.
     CreationWaits,
 }

@@ -143,14 +143,14 @@ impl State {
         let database = self.writable();
         // Without the rule, the replica goes on before its row is there.
         if setup.has(Rule::RegisterFirst) {
-            database.row = Some(Row { epoch, seen: database.next_id, is_renewed: false });
+            database.row = Some(Row { epoch, seen: database.next_id, durable_seen: 0, is_renewed: false });
             database.commit();
         }
         self.replica.write = Some(Write { age: 0, kind: WriteKind::Registered(epoch), is_awaited: false });
     }
 
     pub fn renew(&mut self, setup: &Setup) {
-        let Some(seen) = self.replica.seen(setup, self.run) else { return };
+        let Some(seen) = self.replica.renewed_seen(setup, self.run) else { return };
         let (epoch, is_awaited) = (self.primary(), self.awaits_own_renewal(setup));
         let database = self.writable();
         let row = database.row.as_mut();
@@ -167,6 +167,27 @@ impl State {
         // When it began matters only if it succeeds.
         let age = if kind == WriteKind::NoRow { LEASE } else { 0 };
         self.replica.write = Some(Write { age, kind, is_awaited });
+    }
+
+    /// Whether the replica has something new to report to this server. A replaced primary accepts it too, because a
+    /// report does not wait for the standby.
+    pub fn may_report(&self, setup: &Setup, server: Server) -> bool {
+        let row = self.database(server).and_then(|database| database.row.as_ref());
+        let seen = self.replica.reported_seen(setup, self.run).filter(|_| self.replica.write.is_none());
+        self.replica.registered == Some(server)
+            && row.is_some_and(|row| row.epoch == server && seen.is_some_and(|seen| seen != row.seen))
+    }
+
+    pub fn report(&mut self, setup: &Setup, server: Server) {
+        let Some(seen) = self.replica.reported_seen(setup, self.run) else { return };
+        if let Some(row) = self.database_mut(server).and_then(|database| database.row.as_mut()) {
+            row.seen = seen;
+            // A failover that loses it only makes calls wait longer, and is left out.
+            row.durable_seen = if setup.has_crashes() { row.durable_seen } else { seen };
+        }
+        if !setup.has(Rule::RewindToRenewal) {
+            self.replica.reported = Some(seen);
+        }
     }
 
     pub fn read_log(&mut self, setup: &Setup, epoch: Epoch, database: &Database) {

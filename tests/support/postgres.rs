@@ -79,6 +79,14 @@ impl Postgres {
         postgres
     }
 
+    /// Starts a standby whose files are in `data` in this folder.
+    pub(super) fn start_standby(folder: TempDir, settings: Vec<String>) -> Self {
+        let mut standby = Self { running: None, folder, port: tools::free_port(), settings };
+        // "read only" in PostgreSQL 13, "read-only" since.
+        standby.run_until("ready to accept read");
+        standby
+    }
+
     /// The server's log since its last start.
     pub fn log(&self) -> String {
         self.running.as_ref().map(GuardedProcess::output).unwrap_or_default()
@@ -100,6 +108,11 @@ impl Postgres {
 
     /// Starts the server again, on the same port.
     pub fn resume(&mut self) {
+        self.run_until("ready to accept connections");
+    }
+
+    /// Starts the server, and returns when it has logged `ready`.
+    fn run_until(&mut self, ready: &str) {
         let port = self.port.to_string();
         let connections = format!("max_connections={CONNECTIONS}");
         let data = self.folder.path().join("data");
@@ -120,7 +133,7 @@ impl Postgres {
             user(),
             "QUIT",
             Some(self.folder.path()),
-            "ready to accept connections",
+            ready,
         ));
     }
 
@@ -149,6 +162,11 @@ impl Postgres {
             (row.try_get_by_index::<String>(0).unwrap() == name).then_some(())
         })
         .await;
+    }
+
+    /// The settings that it was created with.
+    pub(super) fn settings(&self) -> &[String] {
+        &self.settings
     }
 
     /// The port that it listens on.
