@@ -3,13 +3,14 @@ use std::time::{Duration, Instant};
 use latchkey::proto::latchkey::invalid::Reason;
 use rstest::rstest;
 use rstest_reuse::apply;
+use sea_orm::ConnectionTrait as _;
 use tonic::Code;
 
 use crate::support::{
     App,
     Database::{self, Postgres},
     latchkey::{Process, command, refuses},
-    on_both_databases,
+    on_both_databases, postgres,
     proxy::Proxy,
     until,
 };
@@ -171,4 +172,49 @@ async fn a_crash_delays_later_deletions_less(database: Database) {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let took = deletion_takes(&app, "one").await;
     assert!(took < Duration::from_millis(1_800), "{took:?}");
+}
+
+/// Copies of a running machine share a registration. The first renewal by the second of them shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_registration_another_one_renews_registers_anew() {
+    let app = App::start_with(Postgres, &SETTINGS).await;
+    let id = app.server.registry().replica_id();
+    // As its copy does.
+    app.sql("UPDATE replica_states SET renewals = renewals + 1").await;
+    until("another registration", || async {
+        (app.server.registry().replica_id() != id && app.is_ready().await).then_some(())
+    })
+    .await;
+}
+
+/// A replica that cannot keep up with the log lets nobody wait for the rest of its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_falls_behind_leaves_before_its_lease_is_over() {
+    const LEASE: Duration = Duration::from_secs(6);
+    let app = App::start_with(Postgres, &["--max-staleness", "6s"]).await;
+    let (_, secret) = app.issue("alice", "one").await;
+    app.validate(&secret).await.unwrap();
+    let unreadable = app.database().await;
+    unreadable.execute_unprepared("BEGIN").await.unwrap();
+    unreadable.execute_unprepared("LOCK TABLE token_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let began = Instant::now();
+    rows(&app, 0).await;
+    assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());
+    assert_eq!(app.try_validate(&secret, &[]).await.unwrap_err().code(), Code::Unavailable);
+    unreadable.execute_unprepared("ROLLBACK").await.unwrap();
+    until("an answer", || async { app.try_validate(&secret, &[]).await.ok()?.ok() }).await;
+}
+
+/// After a failover revocations wait for replicas whose rows it may have lost, for the longest lease that is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_for_lost_rows_has_the_longest_lease() {
+    let mut postgres = postgres::Postgres::start();
+    let url = postgres.create_database().await;
+    let short = App::start_on(url.clone(), tempfile::tempdir().unwrap(), &["--max-staleness", "4s"]).await;
+    let _long = App::start_on(url, tempfile::tempdir().unwrap(), &["--max-staleness", "9s"]).await;
+    postgres.stop();
+    postgres.resume();
+    // Nobody is registered in this epoch.
+    let placeholder = "replicas WHERE epoch = id AND lease_millis = 9000";
+    until("the placeholder", || async { (short.count(placeholder).await == 1).then_some(()) }).await;
 }

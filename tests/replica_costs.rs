@@ -11,7 +11,7 @@ const CONNECTIONS: i64 = 6;
 const STATEMENTS_PER_SECOND: f64 = 12.0;
 
 /// The time in which statements are counted.
-const SPAN: Duration = Duration::from_secs(10);
+const SPAN: Duration = Duration::from_secs(20);
 
 async fn number(database: &DatabaseConnection, sql: &str) -> i64 {
     let row = database.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();

@@ -45,6 +45,15 @@ where
     if !SchemaManager::new(database).has_table("seaql_migrations").await? {
         return Ok(false);
     }
+    has_every_migration(database).await
+}
+
+/// Returns the same in one query, for a database that was migrated at least once.
+///
+/// # Errors
+///
+/// The query failed, because the table of the migrations is gone or for another reason.
+pub async fn has_every_migration(database: &impl ConnectionTrait) -> Result<bool, DbErr> {
     let applied = seaql_migrations::Entity::find().all(database).await?;
     let applied: HashSet<String> = applied.into_iter().map(|migration| migration.version).collect();
     Ok(Migrator::migrations().iter().all(|migration| applied.contains(migration.name())))

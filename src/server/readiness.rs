@@ -20,7 +20,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked although the revocation log was read a moment ago, which says the same of all but the schema.
-const FULL_CHECK: Duration = Duration::from_secs(30);
+const FULL_CHECK: Duration = Duration::from_secs(10);
 /// How long a connection must have been idle to be closed.
 const SURPLUS_AFTER: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to prepare the database.
@@ -100,10 +100,14 @@ impl DatabaseWatch {
             return Ok(());
         }
         self.checked_at = None;
-        match self.ask().await {
-            // All connections for calls are in use, but the database answers.
-            Err(error) if is_read && error.is_outage() => self.store.is_reachable(),
-            asked => asked?,
+        if is_read {
+            match self.store.check_schema(TIMEOUT).await {
+                // All connections for calls are in use, but the database answers.
+                Err(error) if error.is_outage() => {}
+                checked => checked?,
+            }
+        } else {
+            self.ask().await?;
         }
         self.checked_at = Some(Instant::now());
         Ok(())
@@ -118,7 +122,13 @@ impl DatabaseWatch {
     }
 
     async fn ask(&mut self) -> Result<(), StoreError> {
-        let checked = self.store.check(TIMEOUT).await;
+        let checked = match self.store.check(TIMEOUT).await {
+            // The question was lost, and the database answers again.
+            Err(error) if error.is_outage() && self.registry.has_read_revocations_within(INTERVAL) => {
+                self.store.check_schema(TIMEOUT).await
+            }
+            checked => checked,
+        };
         if self.must_prepare(&checked) {
             self.prepare().await?;
         } else {

@@ -23,9 +23,23 @@ impl Store {
         checked
     }
 
-    /// Notes that the database answers, whatever the last check said.
-    pub fn is_reachable(&self) {
+    /// Whether the database lacks no migration, for a caller that knows that it answers and is not in recovery. Whatever the
+    /// last check said, calls no longer fail at once.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::SchemaOutdated`], or it does not answer within `bound`: all connections may be in use.
+    pub async fn check_schema(&self, bound: Duration) -> Result<(), StoreError> {
         self.reachability.report(true);
+        let check = async {
+            match latchkey_migrations::has_every_migration(&self.health).await.map_err(StoreError::from) {
+                Ok(true) => Ok(()),
+                // Also if their table is gone.
+                Ok(false) | Err(StoreError::Refused(_)) => Err(StoreError::SchemaOutdated),
+                Err(error) => Err(error),
+            }
+        };
+        tokio::time::timeout(bound, check).await.map_err(|_| StoreError::Timeout)?
     }
 
     async fn ask(&self, bound: Duration) -> Result<(), StoreError> {

@@ -146,6 +146,7 @@ impl Renewer {
             return Ok(false);
         }
         self.attempts += 1;
+        let possible = self.possible.clone();
         self.possible.push(self.attempts);
         let position = seen.position.to_text();
         let written = match &mut self.session {
@@ -160,7 +161,7 @@ impl Renewer {
                     sql = format!("{sql} AND {}", without_waiting(DbBackend::Postgres));
                 }
                 let query = sqlx::query(AssertSqlSafe(sql)).bind(registration).bind(self.attempts);
-                let query = query.bind(position).bind(renewed_at).bind(&self.possible).bind(seen.epoch);
+                let query = query.bind(position).bind(renewed_at).bind(possible).bind(seen.epoch);
                 // It is open: what it reports was read since.
                 let name = session.name().ok_or(StoreError::Interrupted)?;
                 session.execute(query.bind(name), bound).await?

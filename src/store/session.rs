@@ -94,13 +94,12 @@ impl Session {
         bound: Duration,
     ) -> Result<Vec<PgRow>, StoreError> {
         let mut backend = self.take(bound).await?;
-        match tokio::time::timeout(bound, backend.connection.fetch_all(query)).await {
-            Ok(answer) => self.put_back(backend, answer),
-            Err(_) => Err(self.replace(backend).await),
-        }
+        let answer = tokio::time::timeout(bound, backend.connection.fetch_all(query)).await;
+        self.put_back(backend, answer.map_err(|_| StoreError::Timeout)?)
     }
 
-    /// As [`Session::fetch`], but returns how many rows the statement changed.
+    /// As [`Session::fetch`], but returns how many rows the statement changed. If it takes too long, its backend is ended: it
+    /// may wait for a standby in its COMMIT.
     ///
     /// # Errors
     ///
@@ -109,7 +108,7 @@ impl Session {
         let mut backend = self.take(bound).await?;
         match tokio::time::timeout(bound, backend.connection.execute(query)).await {
             Ok(answer) => self.put_back(backend, answer).map(|done| done.rows_affected()),
-            Err(_) => Err(self.replace(backend).await),
+            Err(_) => Err(self.replace(backend, bound).await),
         }
     }
 
@@ -130,8 +129,8 @@ impl Session {
     }
 
     /// Opens another connection in place of one that took too long, which ends the backend of that one.
-    async fn replace(&mut self, _hangs: Backend) -> StoreError {
-        if let Err(error) = self.open(REPLACE_BOUND).await {
+    async fn replace(&mut self, _hangs: Backend, bound: Duration) -> StoreError {
+        if let Err(error) = self.open(bound.min(REPLACE_BOUND)).await {
             tracing::debug!(%error, "another connection could not be opened in place of one that hangs");
         }
         StoreError::Timeout
