@@ -106,7 +106,7 @@ async fn a_link_that_breaks_again_and_again_removes_no_live_replica() {
     }
 }
 
-/// Whoever pulls a replica out of the table cannot make it accept anything either.
+/// Also if somebody deletes the rows by hand.
 #[apply(on_both_databases)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_registration_has_an_id_of_its_own(database: Database) {

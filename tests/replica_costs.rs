@@ -54,7 +54,7 @@ async fn an_idle_replica_makes_12_statements_a_second_and_has_6_connections_at_m
 }
 
 /// While a transaction somewhere in the cluster keeps a snapshot, every version of a row that replicas write stays in its
-/// table. Whoever waits for them reads the newest only.
+/// table. A revocation that waits for replicas reads the newest version only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_that_a_long_transaction_keeps_are_not_read() {
     const VERSIONS: i64 = 30_000;

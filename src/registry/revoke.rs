@@ -5,13 +5,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Reason, RegistryError, TokenRegistry, Transport, token_registry::Origin, validate::judge};
+use super::{RegistryError, TokenRegistry, Transport, token_registry::Origin, validate::judge};
 use crate::{
     caller::Caller,
     store::{CommitGate, Event, EventKind, Eviction, StoreError, WriteTransaction},
     telemetry,
-    token::{BearerToken, Scopes, UserId},
-    validation::Authenticator,
+    token::{Scopes, UserId},
+    validation::{Authenticated, Authenticator},
 };
 
 impl TokenRegistry {
@@ -64,24 +64,20 @@ impl TokenRegistry {
         if is_found || allow_missing { Ok(()) } else { Err(RegistryError::NotFound) }
     }
 
-    /// Revokes the token with this bearer token, on behalf of whoever has it. When it returns, no replica accepts it: there
-    /// is no such token, or it is revoked, as it is also when it had expired or its account was deleted.
+    /// Revokes the token with this bearer token, for its holder. When it returns, no replica accepts it: there is no such
+    /// token, or it is revoked, as it is also when it had expired or its account was deleted.
     ///
     /// # Errors
     ///
     /// A failure: it may still be valid.
     pub async fn revoke_presented(&self, bearer: &[u8]) -> Result<(), RegistryError> {
-        let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else {
-            self.count(Transport::Revocation, Some(Reason::Malformed));
-            return Ok(());
+        let recognised = self.recognise(bearer).await?;
+        let reason = match &recognised {
+            Ok(found) => judge(found, &Scopes::default(), self.clock.now()).err(),
+            Err(reason) => Some(*reason),
         };
-        let Some(found) = self.authenticator.authenticate(&bearer).await? else {
-            self.count(Transport::Revocation, Some(Reason::Unknown));
-            return Ok(());
-        };
-        let judged = judge(&found, &Scopes::default(), self.clock.now());
-        self.count(Transport::Revocation, judged.err());
-        let token = found.token;
+        self.count(Transport::Revocation, reason);
+        let Ok(Authenticated { token, .. }) = recognised else { return Ok(()) };
         self.revoke(&Caller::holder(&token), &token.user_id, token.id, true).await
     }
 

@@ -146,17 +146,24 @@ impl TokenRegistry {
         self.outcomes.counter(transport, reason).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns the token of a bearer token, whatever its state, or why there is none.
+    pub(super) async fn recognise(
+        &self,
+        bearer: &[u8],
+    ) -> Result<Result<Authenticated, Reason>, RegistryError> {
+        let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else { return Ok(Err(Reason::Malformed)) };
+        Ok(self.authenticator.authenticate(&bearer).await?.ok_or(Reason::Unknown))
+    }
+
     async fn verdict(
         &self,
         caller: &Caller,
         bearer: &[u8],
         required: &Scopes,
     ) -> Result<Verdict, RegistryError> {
-        let Ok(bearer) = BearerToken::parse(&self.prefix, bearer) else {
-            return Ok(Verdict::Invalid(Reason::Malformed));
-        };
-        let Some(found) = self.authenticator.authenticate(&bearer).await? else {
-            return Ok(Verdict::Invalid(Reason::Unknown));
+        let found = match self.recognise(bearer).await? {
+            Ok(found) => found,
+            Err(reason) => return Ok(Verdict::Invalid(reason)),
         };
         // A caller that is limited to some users learns nothing of the tokens of others.
         if caller.check_user(&found.token.user_id).is_err() {

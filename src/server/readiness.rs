@@ -13,7 +13,7 @@ use crate::{
     grpc::{LIVENESS, TOKEN_SERVICE},
     nats::USER_EVENTS,
     registry::TokenRegistry,
-    store::{Store, StoreError},
+    store::{Store, StoreError, Surplus},
 };
 
 /// How often the database is checked, and how long it has for an answer.
@@ -21,8 +21,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is asked although the revocation log was read a moment ago, which says the same of all but the schema.
 const FULL_CHECK: Duration = Duration::from_secs(10);
-/// How long a connection must have been idle to be closed.
-const SURPLUS_AFTER: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to prepare the database.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -39,7 +37,7 @@ pub(super) struct DatabaseWatch {
     retry: (Instant, Duration),
     /// When the database was last asked, and answered.
     checked_at: Option<Instant>,
-    closed_surplus_at: Instant,
+    surplus: Surplus,
 }
 
 impl DatabaseWatch {
@@ -55,6 +53,7 @@ impl DatabaseWatch {
         }
         report(&health, prepared).await;
         Self {
+            surplus: Surplus::new(store.clone()),
             store,
             registry,
             health,
@@ -63,7 +62,6 @@ impl DatabaseWatch {
             prepared,
             retry: (Instant::now(), INTERVAL),
             checked_at: None,
-            closed_surplus_at: Instant::now(),
         }
     }
 
@@ -93,7 +91,7 @@ impl DatabaseWatch {
     }
 
     async fn check(&mut self) -> Result<(), StoreError> {
-        self.close_surplus().await;
+        self.surplus.close().await;
         let is_recent = self.checked_at.is_some_and(|at| at.elapsed() < FULL_CHECK);
         let is_read = self.serving && self.registry.has_read_revocations_within(INTERVAL);
         if is_recent && is_read {
@@ -111,14 +109,6 @@ impl DatabaseWatch {
         }
         self.checked_at = Some(Instant::now());
         Ok(())
-    }
-
-    async fn close_surplus(&mut self) {
-        self.store.note_surplus();
-        if self.closed_surplus_at.elapsed() > SURPLUS_AFTER {
-            self.closed_surplus_at = Instant::now();
-            self.store.close_surplus().await;
-        }
     }
 
     async fn ask(&mut self) -> Result<(), StoreError> {

@@ -176,7 +176,6 @@ async fn open_sqlite(options: &SqliteConnectOptions, limits: PoolLimits) -> Resu
         url: DatabaseUrl::Sqlite(Box::new(options)),
         reachability: Arc::new(Reachability::new()),
         writers: Arc::new(Semaphore::new(1)),
-        surplus: Arc::default(),
         timeout: limits.timeout,
     })
 }
@@ -240,7 +239,6 @@ fn open_postgres(options: &PgConnectOptions, limits: PoolLimits) -> Store {
         url: DatabaseUrl::Postgres(Box::new(options)),
         reachability,
         writers: Arc::new(Semaphore::new(main_connections as usize)),
-        surplus: Arc::default(),
         timeout: limits.timeout,
     }
 }

@@ -5,17 +5,13 @@
 //! the renewal of the lease and the other replicas have connections apart from those: however busy they are, revocations are
 //! seen and the health check is true.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::Semaphore;
 
 use super::{
-    DatabaseUrl, PoolState, StoreError, connect::PING_TIMEOUT, lookup_pool::LookupPool,
-    reachability::Reachability, session::Session,
+    DatabaseUrl, PoolState, StoreError, lookup_pool::LookupPool, reachability::Reachability, session::Session,
 };
 
 /// A database with its connection pools. Clones share them.
@@ -30,14 +26,8 @@ pub struct Store {
     pub(super) url: DatabaseUrl,
     pub(super) reachability: Arc<Reachability>,
     pub(super) writers: Arc<Semaphore>,
-    pub(super) surplus: Arc<Surplus>,
     pub(super) timeout: Duration,
 }
-
-/// Of the pools for lookups, for other calls and for the log, how many connections have been idle all the time since the last
-/// were closed; `None` if that was not looked at since.
-#[derive(Debug, Default)]
-pub(super) struct Surplus(Mutex<[Option<usize>; 3]>);
 
 impl Store {
     /// Where the database is, without user and password: a file, or host, port and name.
@@ -63,38 +53,6 @@ impl Store {
                 postgres("log", &self.log),
             ],
         }
-    }
-
-    /// Notes how many connections are idle. To be called now and then between two calls of [`Store::close_surplus`].
-    pub fn note_surplus(&self) {
-        let LookupPool::Postgres(lookups) = &self.lookups else { return };
-        let pools =
-            [lookups, self.writes.get_postgres_connection_pool(), self.log.get_postgres_connection_pool()];
-        for (least, pool) in self.lock_surplus().iter_mut().zip(pools) {
-            *least = Some(pool.num_idle().min(least.unwrap_or(usize::MAX)));
-        }
-    }
-
-    /// Closes the connections to PostgreSQL that were idle all the time since the last call, but one for lookups and one for
-    /// other calls: a server that has no more to give leaves this service those.
-    pub async fn close_surplus(&self) {
-        let LookupPool::Postgres(lookups) = &self.lookups else { return };
-        let surplus = std::mem::take(&mut *self.lock_surplus());
-        let kept = [1, 1, 0];
-        let pools =
-            [lookups, self.writes.get_postgres_connection_pool(), self.log.get_postgres_connection_pool()];
-        for ((surplus, kept), pool) in surplus.into_iter().zip(kept).zip(pools) {
-            for _ in kept..surplus.unwrap_or(0) {
-                let Some(connection) = pool.try_acquire() else { break };
-                // One that hangs is dropped.
-                let _ = tokio::time::timeout(PING_TIMEOUT, connection.close()).await;
-            }
-        }
-    }
-
-    fn lock_surplus(&self) -> MutexGuard<'_, [Option<usize>; 3]> {
-        // A number cannot be half-written, so poisoning is ignored.
-        self.surplus.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has connections from before this moment replaced before they are used again: the server that they lead to may have

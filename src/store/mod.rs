@@ -20,6 +20,7 @@ mod replicas;
 mod retention;
 mod revocation_log;
 mod session;
+mod surplus;
 mod token_lookup;
 mod tokens;
 mod transaction;
@@ -36,6 +37,7 @@ pub use self::{
     replicas::{Change, Replica, ReplicaReader, Replicas},
     retention::{Outdated, PurgedBatch},
     revocation_log::{Eviction, LogHead, LogRead, LogReader},
+    surplus::Surplus,
     token_lookup::{Share, StoredToken, TokenState},
     tokens::{NewTokenRow, Obstacles},
     transaction::{CommitGate, Server, WriteTransaction},

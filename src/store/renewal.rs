@@ -55,7 +55,7 @@ impl Renewer {
     /// See [`StoreError`].
     pub async fn open(&mut self, bound: Duration) -> Result<(), StoreError> {
         match &mut self.session {
-            Some(session) => session.open(bound).await,
+            Some(session) => session.open(bound).await.map(drop),
             None => Ok(()),
         }
     }

@@ -11,8 +11,8 @@ use super::{
 /// The most rows that one statement deletes.
 const BATCH: u64 = 500;
 
-/// The advisory lock that one transaction holds while it purges; any number that nobody else uses. Nobody is told of the
-/// commit, so it does not wait for a standby.
+/// The advisory lock that one transaction holds while it purges; any number that nobody else uses. The commit is
+/// not acknowledged to anybody, so it does not wait for a standby.
 const LOCK: &str =
     "SELECT pg_try_advisory_xact_lock(7017190432), set_config('synchronous_commit', 'off', true)";
 

@@ -89,13 +89,21 @@ impl LogReader {
         Self { store, session }
     }
 
-    /// Returns since when the session has been open; `None` without one. Positions that another session has read are only as
-    /// good as what was committed since. With SQLite there are no sessions, and positions stay good.
-    pub fn session(&self) -> Option<Moment> {
-        self.session.as_ref().map_or(Some(Moment::default()), Session::opened_at)
+    /// Opens the session unless it is open, and returns since when it has been. Positions that another session has read are
+    /// only as good as what was committed since. With SQLite there are no sessions, and positions stay good.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub async fn open(&mut self, bound: Duration) -> Result<Moment, StoreError> {
+        match &mut self.session {
+            Some(session) => session.open(bound).await,
+            None => Ok(Moment::default()),
+        }
     }
 
-    /// Reads the log from the state `from` on, as the replica with this registration. May take `bound`.
+    /// Reads the log from the state `from` on, as the replica with this registration. May take `bound`. The session must be
+    /// open.
     ///
     /// # Errors
     ///
@@ -112,18 +120,6 @@ impl LogReader {
                 let reading = read_sqlite(&self.store, registration, from);
                 tokio::time::timeout(bound, reading).await.map_err(|_| StoreError::Timeout)?
             }
-        }
-    }
-
-    /// Opens the session, unless it is open.
-    ///
-    /// # Errors
-    ///
-    /// See [`StoreError`].
-    pub async fn open(&mut self, bound: Duration) -> Result<(), StoreError> {
-        match &mut self.session {
-            Some(session) => session.open(bound).await,
-            None => Ok(()),
         }
     }
 }
@@ -163,8 +159,7 @@ async fn read_postgres(
 ) -> Result<LogRead, StoreError> {
     let columns = head_columns(DbBackend::Postgres);
     let since = from.and_then(|from| from.position.as_snapshot());
-    session.open(bound).await?;
-    let name = session.name();
+    let name = session.name().ok_or(StoreError::Interrupted)?;
     let rows = match since {
         None => {
             let sql = format!(

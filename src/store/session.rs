@@ -69,17 +69,18 @@ impl Session {
         self.open = None;
     }
 
-    /// Opens the connection unless it is open.
+    /// Opens the connection unless it is open, and returns since when it has been.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub(super) async fn open(&mut self, bound: Duration) -> Result<(), StoreError> {
-        if self.open.is_none() {
-            let connecting = tokio::time::timeout(bound, self.connect());
-            self.open = Some(connecting.await.map_err(|_| StoreError::Timeout)??);
+    pub(super) async fn open(&mut self, bound: Duration) -> Result<Moment, StoreError> {
+        if let Some(open) = &self.open {
+            return Ok(open.opened_at);
         }
-        Ok(())
+        let connecting = tokio::time::timeout(bound, self.connect());
+        let open = connecting.await.map_err(|_| StoreError::Timeout)??;
+        Ok(self.open.insert(open).opened_at)
     }
 
     /// Returns the rows of a statement, which may take `bound`. A connection that has to be opened first has the same

@@ -57,7 +57,7 @@ const GRACE: Duration = Duration::from_millis(500);
 const STUCK_BOUND: Duration = Duration::from_secs(1);
 
 /// A condition that is true, and lets the commit of its transaction wait neither for the disk nor for a standby: for
-/// changes that nobody is told of.
+/// changes that are not acknowledged to anybody.
 pub(super) fn without_waiting(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "TRUE",

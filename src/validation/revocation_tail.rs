@@ -242,10 +242,9 @@ impl RevocationTail {
     /// Reads the log, and returns when the read began. If the session was lost in which it was read before, PostgreSQL may
     /// have crashed, and may have used transaction ids again beyond those that a renewal has reported.
     async fn read(&mut self, registration: &mut Registration) -> Result<(Moment, LogRead), StoreError> {
-        self.reader.open(self.bound).await?;
-        if self.session != self.reader.session() {
+        let session = self.reader.open(self.bound).await?;
+        if self.session.replace(session) != Some(session) {
             registration.head = registration.reported.clone();
-            self.session = self.reader.session();
         }
         let is_recent = registration.read_at.is_some_and(|at| Moment::now().at_most_since(at) < LONGEST_GAP);
         let may_continue = is_recent && self.timeouts < TOO_MANY_TIMEOUTS;
