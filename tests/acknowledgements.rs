@@ -4,7 +4,7 @@ use latchkey::proto::latchkey::{DeleteTokenRequest, invalid::Reason};
 use rstest::rstest;
 use tonic::Code;
 
-use crate::support::{App, Client, Database::Postgres, http, postgres, proxy::Proxy, until};
+use crate::support::{App, Client, Database::Postgres, postgres, proxy::Proxy, until};
 
 const LEASE: [&str; 4] = ["--max-staleness", "1s", "--database-timeout", "500ms"];
 
@@ -39,10 +39,7 @@ impl Repeat {
                 }
             }
             Self::RevokeByTheHolder => {
-                let form = [("content-type", "application/x-www-form-urlencoded")];
-                let body = format!("token={}", token.secret);
-                let sent = http::send(client.http_addr, "POST /oauth2/revoke", &form, body.as_bytes());
-                (sent.await.0 == 200).then_some(())
+                (client.revoke_as_holder(&token.secret).await == Some(200)).then_some(())
             }
             Self::DeleteTheAccount => (client.try_delete_user(token.user).await == 202).then_some(()),
         }
@@ -58,8 +55,7 @@ impl Repeat {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_access_is_gone_already_waits_too(#[case] repeat: Repeat) {
     let app = App::start_with(Postgres, &LEASE).await;
-    let (proxy, url) = Proxy::to_database_of(&app).await;
-    let cut_off = App::start_on(url, tempfile::tempdir().unwrap(), &LEASE).await;
+    let (proxy, cut_off) = Proxy::before(&app, &LEASE).await;
     let (id, secret) = app.issue("alice", "one").await;
     let token = Token { user: "alice", id, secret };
     cut_off.validate(&token.secret).await.unwrap();
@@ -83,8 +79,7 @@ async fn an_answer_that_access_is_gone_already_waits_too(#[case] repeat: Repeat)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_whose_account_is_being_deleted_is_answered_when_that_is_complete() {
     let app = App::start_with(Postgres, &LEASE).await;
-    let (proxy, url) = Proxy::to_database_of(&app).await;
-    let cut_off = App::start_on(url, tempfile::tempdir().unwrap(), &LEASE).await;
+    let (proxy, cut_off) = Proxy::before(&app, &LEASE).await;
     let (id, secret) = app.issue("alice", "one").await;
     cut_off.validate(&secret).await.unwrap();
     proxy.swallow_requests();

@@ -51,18 +51,10 @@ async fn when_a_deletion_returns_no_replica_accepts_the_token(database: Database
     }
 }
 
-/// A second service on the database of `app`, through a proxy.
-async fn behind_a_proxy(app: &App, settings: &[&str]) -> (Proxy, App) {
-    let proxy = Proxy::to(postgres::Postgres::shared().port()).await;
-    let name = app.url.rsplit('/').next().unwrap();
-    let url = format!("postgres://postgres@{}/{name}", proxy.addr);
-    (proxy, App::start_on(url, tempfile::tempdir().unwrap(), settings).await)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_cut_off_delays_a_revocation_by_its_lease_and_then_answers_nothing() {
     let app = App::start_with(Postgres, &LEASE).await;
-    let (proxy, cut_off) = behind_a_proxy(&app, &LEASE).await;
+    let (proxy, cut_off) = Proxy::before(&app, &LEASE).await;
     let (id, secret) = app.issue("alice", "one").await;
     cut_off.validate(&secret).await.unwrap();
     proxy.swallow_requests();
@@ -81,9 +73,8 @@ async fn a_replica_that_is_cut_off_delays_a_revocation_by_its_lease_and_then_ans
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_round_trip_of_150_milliseconds_costs_time_and_nothing_else() {
     let app = App::start(Postgres).await;
-    let proxy = Proxy::to(postgres::Postgres::shared().port()).await;
+    let (proxy, url) = Proxy::to_database_of(&app).await;
     proxy.delay(Duration::from_millis(75));
-    let url = format!("postgres://postgres@{}/{}", proxy.addr, app.url.rsplit('/').next().unwrap());
     let far = App::start_on(url, tempfile::tempdir().unwrap(), &[]).await;
     far.readiness_becomes(true).await;
     let (_, kept) = app.issue("alice", "kept").await;
@@ -182,7 +173,7 @@ async fn a_replica_that_was_removed_forgets_everything_and_registers_anew(databa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_whose_deadline_comes_first_can_ask_again() {
     let app = App::start_with(Postgres, &LEASE).await;
-    let (proxy, _cut_off) = behind_a_proxy(&app, &LEASE).await;
+    let (proxy, _cut_off) = Proxy::before(&app, &LEASE).await;
     let (id, secret) = app.issue("alice", "one").await;
     proxy.swallow_requests();
     let cut_short = app.delete_within(Duration::from_millis(200), "alice", &id).await;
@@ -252,7 +243,7 @@ async fn a_repeated_call_is_complete_too(database: Database) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_waits_for_a_replica_keeps_no_validation_out() {
     let app = App::start_with(Postgres, &[&LEASE[..], &["--max-concurrent-requests", "1"]].concat()).await;
-    let (proxy, _cut_off) = behind_a_proxy(&app, &LEASE).await;
+    let (proxy, _cut_off) = Proxy::before(&app, &LEASE).await;
     let (id, revoked) = app.issue("alice", "one").await;
     let (_, kept) = app.issue("alice", "two").await;
     app.validate(&kept).await.unwrap();
@@ -269,7 +260,7 @@ async fn a_call_that_waits_for_a_replica_keeps_no_validation_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_waits_for_a_replica_does_not_hold_up_the_stop() {
     let app = App::start_with(Postgres, &["--max-staleness", "30s"]).await;
-    let (proxy, _cut_off) = behind_a_proxy(&app, &["--max-staleness", "30s"]).await;
+    let (proxy, _cut_off) = Proxy::before(&app, &["--max-staleness", "30s"]).await;
     let folder = tempfile::tempdir().unwrap();
     let settings = ["--max-staleness", "30s", "--shutdown-grace", "1s", "--database-url", &app.url];
     let stopped = Process::start(folder.path(), &settings);

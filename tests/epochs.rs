@@ -54,7 +54,7 @@ async fn a_crash_after_which_ids_are_used_again_hides_no_revocation(#[case] surv
     let url = postgres.create_database().await;
     let before = migrated(&url, survives).await;
     let proxy = Proxy::to(postgres.port()).await;
-    let through = format!("postgres://postgres@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
+    let through = proxy.url_of(&url);
     // It renews so rarely that no renewal of its flushes the ids.
     let app = App::start_on(through, tempfile::tempdir().unwrap(), &["--max-staleness", "60s"]).await;
     let (id, secret) = app.issue("alice", "one").await;

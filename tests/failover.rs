@@ -7,7 +7,6 @@ use tonic::Code;
 use crate::support::{
     App,
     database::connect,
-    http,
     postgres::{Options, Postgres},
     proxy::Proxy,
     standby::Standby,
@@ -58,7 +57,7 @@ async fn a_revocation_waits_for_a_replica_whose_row_the_failover_lost() {
     let on_primary = connect(&url).await;
     on_primary.execute_unprepared("CREATE ROLE moved SUPERUSER LOGIN").await.unwrap();
     let proxy = Proxy::to(primary.port()).await;
-    let through = format!("postgres://moved@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
+    let through = proxy.url_of(&url).replace("postgres@", "moved@");
     let settings = ["--max-staleness", "3s", "--database-timeout", "1s"];
     let app = App::start_on(through, tempfile::tempdir().unwrap(), &settings).await;
     let (id, secret) = app.issue("alice", "one").await;
@@ -111,7 +110,7 @@ async fn a_failover_that_lost_commits_empties_the_memory() {
         Postgres::start_with(&Options { settings: &["wal_level=replica"], ..Default::default() });
     let url = primary.create_database().await;
     let proxy = Proxy::to(primary.port()).await;
-    let through = format!("postgres://postgres@{}/{}", proxy.addr, url.rsplit('/').next().unwrap());
+    let through = proxy.url_of(&url);
     let app = App::start_on(through, tempfile::tempdir().unwrap(), &["--database-timeout", "1s"]).await;
     let (_, kept) = app.issue("alice", "kept").await;
     let standby = Standby::of(&primary);
@@ -156,10 +155,7 @@ async fn a_replica_on_the_replaced_primary_says_nothing_of_what_happened_since()
         if let Ok(verdict) = left_behind.try_validate(&secret, &[]).await {
             panic!("{verdict:?} for a live token");
         }
-        let form = [("content-type", "application/x-www-form-urlencoded")];
-        let body = format!("token={secret}");
-        let sent = http::send(left_behind.http_addr, "POST /oauth2/revoke", &form, body.as_bytes()).await;
-        assert_eq!(sent.0, 503, "{sent:?}");
+        assert_eq!(left_behind.revoke_as_holder(&secret).await, Some(503));
         let (user_id, token_id) = ("bob".to_owned(), id.clone());
         let request = DeleteTokenRequest { user_id, token_id, allow_missing: true };
         let answer = left_behind.tokens().delete_token(request).await;

@@ -90,8 +90,7 @@ async fn a_deletion_is_complete_after_a_replica_registered_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_breaks_again_and_again_removes_no_live_replica() {
     let app = App::start_with(Postgres, &SETTINGS).await;
-    let (proxy, url) = Proxy::to_database_of(&app).await;
-    let flapping = App::start_on(url, tempfile::tempdir().unwrap(), &SETTINGS).await;
+    let (proxy, flapping) = Proxy::before(&app, &SETTINGS).await;
     for millis in [1_250, 1_150, 1_300, 1_200] {
         proxy.cut();
         tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -42,7 +42,7 @@ impl Site {
 
     /// Starts a service whose connections follow the failover.
     async fn serve(&self) -> App {
-        let url = format!("postgres://postgres@{}/{}", self.proxy.addr, self.url.rsplit('/').next().unwrap());
+        let url = self.proxy.url_of(&self.url);
         let nats = self.nats.url();
         let settings = ["--nats-url", &nats, "--nats-ack-wait", "1s"];
         let app = App::start_on(url, tempfile::tempdir().unwrap(), &settings).await;

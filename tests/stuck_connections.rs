@@ -66,8 +66,7 @@ async fn commits_that_wait_for_an_absent_standby_do_not_pile_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_silently_dead_costs_no_answer(#[case] statement: &'static str) {
     let other = App::start(Postgres).await;
-    let (proxy, url) = Proxy::to_database_of(&other).await;
-    let app = App::start_on(url, tempfile::tempdir().unwrap(), &["--database-timeout", "30s"]).await;
+    let (proxy, app) = Proxy::before(&other, &["--database-timeout", "30s"]).await;
     let (_, secret) = app.issue("alice", "kept").await;
     // So that it has sent each statement.
     let (id, _) = app.issue("alice", "first").await;

@@ -22,7 +22,7 @@ impl Replica {
     /// Starts a replica that reaches the database `name` through the proxy.
     pub async fn start(proxy: Proxy, name: &str, settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("postgres://postgres@{}/{name}", proxy.addr);
+        let url = proxy.url_of(name);
         let settings = [settings, &["--database-url", &url]].concat();
         let process = Process::start(folder.path(), &settings);
         let client = RwLock::new(process.client().await);

@@ -4,7 +4,6 @@ use latchkey::proto::latchkey::DeleteTokenRequest;
 use tonic::Code;
 
 use super::{checker::TokenHistory, site::Site};
-use crate::support::http;
 
 /// A call or an event that takes access away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +70,8 @@ impl Revocation {
                 }
             }
             Self::RevokeByHolder => {
-                let form = [("content-type", "application/x-www-form-urlencoded")];
-                let body = format!("token={}", token.secret);
-                let sent = http::try_send(client.http_addr, "POST /oauth2/revoke", &form, body.as_bytes());
-                (sent.await?.0 == 200).then_some(Acknowledgement::RevokedByHolder)
+                let status = client.revoke_as_holder(&token.secret).await?;
+                (status == 200).then_some(Acknowledgement::RevokedByHolder)
             }
             Self::DeleteUser => {
                 (client.post_deletion(&token.user).await? == 202).then_some(Acknowledgement::UserDeleted)

@@ -111,6 +111,13 @@ impl Client {
         self.tokens().delete_token(request).await.map(drop)
     }
 
+    /// Revokes the token as its holder does (RFC 7009), and returns the HTTP status; `None` if the connection breaks.
+    pub async fn revoke_as_holder(&self, bearer: &str) -> Option<u16> {
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let body = format!("token={bearer}");
+        Some(http::try_send(self.http_addr, "POST /oauth2/revoke", &form, body.as_bytes()).await?.0)
+    }
+
     /// Calls ValidateToken without required scopes.
     pub async fn validate(&self, bearer: &str) -> Result<Token, Reason> {
         self.validate_for(bearer, &[]).await

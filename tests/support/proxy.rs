@@ -65,9 +65,8 @@ impl Proxy {
     /// Starts a proxy to a new PostgreSQL database, and returns it with the URL of the database through it.
     pub async fn to_new_database() -> (Self, String) {
         let url = Postgres::shared().create_database().await;
-        let (_, name) = url.rsplit_once('/').unwrap();
         let proxy = Self::to(Postgres::shared().port()).await;
-        let url = format!("postgres://postgres@{}/{name}", proxy.addr);
+        let url = proxy.url_of(&url);
         (proxy, url)
     }
 
@@ -75,8 +74,19 @@ impl Proxy {
     /// through it.
     pub async fn to_database_of(app: &App) -> (Self, String) {
         let proxy = Self::to(Postgres::shared().port()).await;
-        let url = format!("postgres://postgres@{}/{}", proxy.addr, app.url.rsplit('/').next().unwrap());
+        let url = proxy.url_of(&app.url);
         (proxy, url)
+    }
+
+    /// Starts a second service on the database of `app`, through a proxy.
+    pub async fn before(app: &App, settings: &[&str]) -> (Self, App) {
+        let (proxy, url) = Self::to_database_of(app).await;
+        (proxy, App::start_on(url, tempfile::tempdir().unwrap(), settings).await)
+    }
+
+    /// The URL through the proxy of the database at `url`, or with this name.
+    pub fn url_of(&self, url: &str) -> String {
+        format!("postgres://postgres@{}/{}", self.addr, url.rsplit('/').next().unwrap())
     }
 
     /// Starts a proxy to `port` of this machine.
